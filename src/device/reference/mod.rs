@@ -1,0 +1,1 @@
+//! The naive device: the oracle of all tests.

@@ -1,0 +1,1 @@
+//! Sequences, scheduling and steps.

@@ -1,0 +1,13 @@
+//! What a model is: its sizes and tensors ([`ModelSpec`]) and the short program of fused stages they yield
+//! ([`Program`]). Architectures are data: each is one file that builds a spec.
+
+mod spec;
+pub mod stage;
+
+pub use spec::{
+    Activation, EmbedSpec, HeadSpec, LayerSpec, LayerTensors, MatrixRef, ModelSpec, RopePairing, RopeTable, VectorRef,
+};
+pub use stage::{
+    AttendOp, BatchShape, DeltaInput, EmbedOp, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, Stage, StageCost,
+    StageOp,
+};

@@ -1,0 +1,1 @@
+//! A model file, a device and an engine put together.
