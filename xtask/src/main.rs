@@ -1,1 +1,119 @@
-fn main() {}
+//! `cargo xtask`: set-up, tests, lints, golden files and comparisons. Everything a contributor runs besides `kiln`.
+
+mod compare;
+mod error;
+mod goldens;
+mod lint;
+mod model;
+mod process;
+mod progress;
+mod repo;
+
+use clap::{Parser, Subcommand};
+use error::Error;
+use repo::Repo;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// Set-up, tests, lints, golden files and comparisons of kiln.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch the default model if it is missing, build kiln in release mode and stream an answer.
+    Demo {
+        /// What to ask.
+        #[arg(default_value = "Why is the sky blue?")]
+        prompt: String,
+        /// Passed to `kiln run --device`; left out, kiln chooses.
+        #[arg(long)]
+        device: Option<String>,
+    },
+    /// Fetch and check what the tests and the demo need (the default model). Does nothing when all is there.
+    Setup,
+    /// Set up what the tests need, then run all of them (`cargo test --workspace`).
+    Test {
+        /// Passed on to `cargo test`, for instance a test's name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        cargo_args: Vec<OsString>,
+    },
+    /// Formatting, clippy, documentation, and the repository's own rules (import directions, unsafe files, lengths).
+    Lint {
+        /// Only the repository's own rules: no cargo commands.
+        #[arg(long)]
+        rules_only: bool,
+    },
+    /// Measure kiln against llama.cpp on this machine's CPU: runs interleaved, same file, same threads.
+    CompareCpu(compare::CompareArgs),
+    /// Record golden files again by running the scripts in xtask/goldens.
+    Goldens(goldens::GoldensArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Error> {
+    let repo = Repo::locate()?;
+    match args.task {
+        Task::Demo { prompt, device } => demo(&repo, &prompt, device.as_deref()),
+        Task::Setup => model::ensure_default_model(&repo).map(|path| println!("ready: {}", repo.relative(&path))),
+        Task::Test { cargo_args } => test(&repo, &cargo_args),
+        Task::Lint { rules_only } => lint::run(&repo, rules_only),
+        Task::CompareCpu(args) => compare::run(&repo, &args),
+        Task::Goldens(args) => goldens::run(&repo, &args),
+    }
+}
+
+fn demo(repo: &Repo, prompt: &str, device: Option<&str>) -> Result<(), Error> {
+    let model = model::ensure_default_model(repo)?;
+    let kiln = process::build_kiln(repo)?;
+    let mut command = Command::new(kiln);
+    command.current_dir(repo.root()).arg("run").arg("-m").arg(PathBuf::from(repo.relative(&model)));
+    if let Some(device) = device {
+        command.args(["--device", device]);
+    }
+    // A prompt may start with a hyphen.
+    process::run(command.arg("--").arg(prompt))
+}
+
+fn test(repo: &Repo, cargo_args: &[OsString]) -> Result<(), Error> {
+    model::ensure_default_model(repo)?;
+    process::run(process::cargo(repo).args(["test", "--workspace"]).args(cargo_args))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn demo_asks_about_the_sky_unless_told_otherwise() {
+        let Task::Demo { prompt, device } = Args::parse_from(["xtask", "demo"]).task else { panic!("not demo") };
+        assert_eq!((prompt.as_str(), device), ("Why is the sky blue?", None));
+    }
+
+    #[test]
+    fn test_passes_flags_on_to_cargo() {
+        let args = Args::parse_from(["xtask", "test", "--lib", "weights::"]);
+        let Task::Test { cargo_args } = args.task else { panic!("not test") };
+        assert_eq!(cargo_args, ["--lib", "weights::"]);
+    }
+}

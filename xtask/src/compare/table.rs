@@ -1,0 +1,191 @@
+//! Medians, ratios and the table in docs/performance.md.
+
+use super::engines::Sample;
+use super::{Format, Workload, environment};
+use crate::error::Error;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+const BEGIN: &str = "<!-- compare-cpu: begin -->";
+const END: &str = "<!-- compare-cpu: end -->";
+
+/// One format's runs: pairs (kiln, llama.cpp) that ran next to each other.
+pub struct Measured {
+    pub format: Format,
+    pub tensor_types: BTreeMap<String, u32>,
+    pub samples: Vec<(Sample, Sample)>,
+}
+
+pub struct Report {
+    pub command: String,
+    pub versions: Vec<String>,
+    pub workload: Workload,
+    pub reps: u32,
+    pub rows: Vec<Measured>,
+}
+
+/// Both engines on one test.
+struct Comparison {
+    kiln: f64,
+    llama: f64,
+    /// Of the medians.
+    ratio: f64,
+    /// Lowest and highest ratio of a pair.
+    ratio_min: f64,
+    ratio_max: f64,
+}
+
+impl Report {
+    pub fn to_markdown(&self) -> String {
+        let Workload { n_prompt, n_gen, threads } = self.workload;
+        let mut text = format!("- Machine: {}\n- Command: `{}`\n", environment::machine(), self.command);
+        for version in &self.versions {
+            line(&mut text, &format!("- {version}"));
+        }
+        line(
+            &mut text,
+            &format!("- {threads} threads, {} interleaved runs of each engine; tokens/s, medians", self.reps),
+        );
+        let (pp, tg) = (format!("pp{n_prompt}"), format!("tg{n_gen}"));
+        line(&mut text, "");
+        line(
+            &mut text,
+            &format!("| format | {pp} kiln | llama.cpp | ratio | {tg} kiln | llama.cpp | ratio | gate | met |"),
+        );
+        line(&mut text, "|---|---:|---:|---:|---:|---:|---:|---:|---|");
+        for row in &self.rows {
+            line(&mut text, &row.to_markdown());
+        }
+        line(&mut text, "");
+        line(
+            &mut text,
+            "Behind each ratio: the lowest and highest of a pair of neighbouring runs. Tensor types of the files:",
+        );
+        line(&mut text, "");
+        for row in &self.rows {
+            line(&mut text, &format!("- {}: {}", row.format.name(), row.types_in_words()));
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, line: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{line}");
+}
+
+impl Measured {
+    fn to_markdown(&self) -> String {
+        let gate = self.format.gate();
+        let prefill = compare(&self.samples, |sample| sample.prefill);
+        let decode = compare(&self.samples, |sample| sample.decode);
+        let met = match (prefill.ratio >= gate.prefill, decode.ratio >= gate.decode) {
+            (true, true) => "yes",
+            (false, true) => "not in prefill",
+            (true, false) => "not in decode",
+            (false, false) => "no",
+        };
+        let (name, pp, tg) = (self.format.name(), prefill.to_cells(), decode.to_cells());
+        format!("| {name} | {pp} | {tg} | {:.1} / {:.1} | {met} |", gate.prefill, gate.decode)
+    }
+
+    fn types_in_words(&self) -> String {
+        let mut types: Vec<(&String, &u32)> = self.tensor_types.iter().collect();
+        types.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
+        types.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Comparison {
+    fn to_cells(&self) -> String {
+        let Comparison { kiln, llama, ratio, ratio_min, ratio_max } = self;
+        format!("{kiln:.0} | {llama:.0} | **{ratio:.2}** ({ratio_min:.2}–{ratio_max:.2})")
+    }
+}
+
+fn compare(samples: &[(Sample, Sample)], rate: impl Fn(&Sample) -> f64) -> Comparison {
+    let kiln = median(samples.iter().map(|(kiln, _)| rate(kiln)));
+    let llama = median(samples.iter().map(|(_, llama)| rate(llama)));
+    let ratios = samples.iter().map(|(kiln, llama)| rate(kiln) / rate(llama));
+    let (ratio_min, ratio_max) = (ratios.clone().fold(f64::INFINITY, f64::min), ratios.fold(0.0, f64::max));
+    Comparison { kiln, llama, ratio: kiln / llama, ratio_min, ratio_max }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    assert!(!values.is_empty(), "the median of nothing");
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+/// Puts `text` between the two marker lines of the file; the rest stays as it is.
+pub fn replace_between_markers(path: &Path, text: &str) -> Result<(), Error> {
+    let before = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+    let after = with_replaced(&before, text).ok_or_else(|| Error::Compare {
+        subject: path.display().to_string(),
+        problem: format!("no lines `{BEGIN}` and `{END}` to write between"),
+    })?;
+    let partial = path.with_extension("partial");
+    fs::write(&partial, after).map_err(Error::io("writing", &partial))?;
+    fs::rename(&partial, path).map_err(Error::io("replacing", path))
+}
+
+fn with_replaced(before: &str, text: &str) -> Option<String> {
+    let (head, rest) = before.split_once(BEGIN)?;
+    let (_, tail) = rest.split_once(END)?;
+    Some(format!("{head}{BEGIN}\n{}\n{END}{tail}", text.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(format: Format, rates: &[(f64, f64, f64, f64)]) -> Measured {
+        let pair = |&(kiln_prefill, kiln_decode, prefill, decode): &(f64, f64, f64, f64)| {
+            (Sample { prefill: kiln_prefill, decode: kiln_decode }, Sample { prefill, decode })
+        };
+        let tensor_types = [("F32".to_owned(), 61), ("Q4_K".to_owned(), 30), ("Q5_0".to_owned(), 181)].into();
+        Measured { format, tensor_types, samples: rates.iter().map(pair).collect() }
+    }
+
+    #[test]
+    fn medians_of_odd_and_even_counts() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 3.0, 2.0].into_iter()), 2.5);
+        assert_eq!(median([7.0].into_iter()), 7.0);
+    }
+
+    #[test]
+    fn a_row_shows_medians_ratios_their_spread_and_the_gate() {
+        let runs = [(1000.0, 150.0, 200.0, 100.0), (900.0, 140.0, 180.0, 100.0), (1100.0, 160.0, 250.0, 100.0)];
+        let row = measured(Format::Q4_1, &runs).to_markdown();
+        let expected =
+            "| Q4_1 | 1000 | 200 | **5.00** (4.40–5.00) | 150 | 100 | **1.50** (1.40–1.60) | 4.5 / 1.4 | yes |";
+        assert_eq!(row, expected);
+    }
+
+    #[test]
+    fn a_missed_gate_says_where() {
+        let row = |prefill, decode| measured(Format::Q8_0, &[(prefill, decode, 100.0, 100.0)]).to_markdown();
+        assert!(row(99.0, 101.0).ends_with("| not in prefill |") && row(101.0, 99.0).ends_with("| not in decode |"));
+        assert!(row(99.0, 99.0).ends_with("| no |") && row(100.0, 100.0).ends_with("| yes |"));
+    }
+
+    #[test]
+    fn tensor_types_are_listed_by_count() {
+        assert_eq!(measured(Format::Q4K, &[]).types_in_words(), "181 Q5_0, 61 F32, 30 Q4_K");
+    }
+
+    #[test]
+    fn only_the_text_between_the_markers_changes() {
+        let before = format!("# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n");
+        let after = with_replaced(&before, "| new |\n\n").unwrap();
+        assert_eq!(after, format!("# Title\n\n{BEGIN}\n| new |\n{END}\n\nMore.\n"));
+        assert_eq!(with_replaced(&after, "| new |"), Some(after.clone()), "writing twice changes nothing");
+        assert_eq!(with_replaced("# Title\n", "x"), None);
+        assert_eq!(with_replaced(&format!("{END}\n{BEGIN}\n"), "x"), None, "in the wrong order");
+    }
+}
