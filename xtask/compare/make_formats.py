@@ -3,7 +3,7 @@
     python make_formats.py --source MODEL.gguf --out FOLDER [--stem NAME] [--formats Q4_0,...] [--source-format Q4_1]
 
 Writes FOLDER/NAME-<FORMAT>.gguf for every format that is missing, under a temporary name first, and prints one
-JSON object a line: {"format", "path", "tensor_types": {"Q4_0": 211, "F32": 61}}. For the format named by
+JSON object a line: {"format", "path", "tensor_types": {"Q4_0": 211, "F32": 61}, "tensor_bytes"}. For the format named by
 --source-format the source itself is taken as it is.
 
 The source may be quantised already (the default model is): these files are for timing and for checking loaders, and
@@ -55,10 +55,11 @@ def quantize(source: pathlib.Path, target: pathlib.Path, format_name: str) -> No
         partial.unlink(missing_ok=True)
 
 
-def tensor_types(path: pathlib.Path) -> dict[str, int]:
-    """Tensor count by type, most frequent first."""
-    reader = gguf.GGUFReader(path)
-    return dict(collections.Counter(t.tensor_type.name for t in reader.tensors).most_common())
+def describe(path: pathlib.Path) -> dict:
+    """Tensor count by type, most frequent first, and the bytes of all tensors."""
+    tensors = gguf.GGUFReader(path).tensors
+    types = collections.Counter(tensor.tensor_type.name for tensor in tensors)
+    return {"tensor_types": dict(types.most_common()), "tensor_bytes": sum(int(tensor.n_bytes) for tensor in tensors)}
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def main() -> None:
         path = args.source if name == args.source_format else args.out / f"{args.stem}-{name}.gguf"
         if not path.exists():
             quantize(args.source, path, name)
-        print(json.dumps({"format": name, "path": str(path), "tensor_types": tensor_types(path)}), flush=True)
+        print(json.dumps({"format": name, "path": str(path), **describe(path)}), flush=True)
 
 
 if __name__ == "__main__":

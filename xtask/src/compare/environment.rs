@@ -6,6 +6,7 @@ use crate::repo::Repo;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// An interpreter that imports llama_cpp and gguf, with llama.cpp built for this machine.
 pub struct LlamaPython {
@@ -94,6 +95,39 @@ pub fn machine() -> String {
     let (family, model) = (field("cpu family"), field("model"));
     let extensions = cpu_extensions().join(" ");
     format!("{} (family {family}, model {model}), {cores} cores, {extensions}", field("model name"))
+}
+
+/// How many cores are in use while this process sleeps; 0 where the system does not say.
+pub fn busy_cores(interval: Duration) -> f64 {
+    let ticks = || cpu_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default());
+    let before = ticks();
+    std::thread::sleep(interval);
+    let (Some((busy_before, total_before)), Some((busy, total))) = (before, ticks()) else { return 0.0 };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = (busy - busy_before) as f64 / (total - total_before).max(1) as f64;
+    share * cores as f64
+}
+
+/// (busy, total) from the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal. Stolen time is
+/// busy: another guest has the core.
+fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+    let ticks: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+    let total: u64 = ticks.iter().sum();
+    let idle: u64 = ticks.get(3..5)?.iter().sum();
+    Some((total - idle, total))
+}
+
+#[cfg(test)]
+mod stat_tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_waiting_ticks_are_not_busy() {
+        let stat = "cpu  10 1 5 100 4 0 2 3 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(cpu_ticks(stat), Some((21, 125)), "guest time is part of user time already");
+        assert_eq!(cpu_ticks(""), None);
+    }
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -3,6 +3,7 @@
 //! Runs alternate (A B, B A, A B, …), so that a machine that slows down or warms up slows both; medians are compared.
 //! `docs/performance.md` explains the method.
 
+mod bandwidth;
 mod engines;
 mod environment;
 mod table;
@@ -12,6 +13,7 @@ use crate::model;
 use crate::process;
 use crate::progress;
 use crate::repo::Repo;
+use bandwidth::ReadBandwidth;
 use clap::ValueEnum;
 use engines::{Kiln, Llama, Sample};
 use environment::LlamaPython;
@@ -19,7 +21,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use table::{Measured, Report};
+use std::time::Duration;
+use table::{Measured, Report, Round};
 
 #[derive(clap::Args)]
 pub struct CompareArgs {
@@ -109,6 +112,8 @@ struct FormatFile {
     path: PathBuf,
     /// How many tensors have which type: K-quants fall back where rows are no multiple of 256.
     tensor_types: BTreeMap<String, u32>,
+    /// Of all tensors. With a tied head, as here, a decoded token reads each of them once.
+    tensor_bytes: u64,
 }
 
 pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
@@ -122,14 +127,26 @@ pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
     let formats = if args.formats.is_empty() { Format::value_variants() } else { &args.formats };
     let workload = Workload { n_prompt: 512, n_gen: 128, threads: args.threads };
 
+    let bandwidth = ReadBandwidth::new(args.threads);
     let bar = progress::steps("comparing", formats.len() as u64 * u64::from(args.reps));
     let mut rows = Vec::new();
     for &format in formats {
         bar.set_message(format!("comparing {}: making the file", format.name()));
         let file = format_file(repo, &python, &source, format)?;
         bar.set_message(format!("comparing {}", format.name()));
-        let samples = interleaved(&kiln, &mut llama, &file.path, workload, args.reps, &bar)?;
-        rows.push(Measured { format, tensor_types: file.tensor_types, samples });
+        llama.load(&file.path, workload)?;
+        let busy_cores = environment::busy_cores(Duration::from_millis(500));
+        if busy_cores > 0.1 {
+            bar.println(format!("warning: other processes use {busy_cores:.2} cores; the ratios will mean little"));
+        }
+        let mut rounds = Vec::new();
+        for rep in 0..args.reps {
+            let (kiln, llama) = neighbours(&kiln, &mut llama, &file.path, workload, rep)?;
+            rounds.push(Round { kiln, llama, read_bytes_per_s: bandwidth.measure_bytes_per_s() });
+            bar.inc(1);
+        }
+        let FormatFile { tensor_types, tensor_bytes, .. } = file;
+        rows.push(Measured { format, tensor_types, tensor_bytes, busy_cores, rounds });
     }
     bar.finish_and_clear();
 
@@ -142,28 +159,21 @@ pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
     }
 }
 
-/// Pairs of samples (kiln, llama.cpp), taken in alternating order.
-fn interleaved(
+/// A run of kiln and one of llama.cpp right after each other; every other round llama.cpp goes first.
+fn neighbours(
     kiln: &Kiln,
     llama: &mut Llama,
     file: &Path,
     workload: Workload,
-    reps: u32,
-    bar: &indicatif::ProgressBar,
-) -> Result<Vec<(Sample, Sample)>, Error> {
-    llama.load(file, workload)?;
-    let mut samples = Vec::new();
-    for rep in 0..reps {
-        samples.push(if rep % 2 == 0 {
-            let ours = kiln.measure(file, workload)?;
-            (ours, llama.measure()?)
-        } else {
-            let theirs = llama.measure()?;
-            (kiln.measure(file, workload)?, theirs)
-        });
-        bar.inc(1);
+    rep: u32,
+) -> Result<(Sample, Sample), Error> {
+    if rep.is_multiple_of(2) {
+        let ours = kiln.measure(file, workload)?;
+        Ok((ours, llama.measure()?))
+    } else {
+        let theirs = llama.measure()?;
+        Ok((kiln.measure(file, workload)?, theirs))
     }
-    Ok(samples)
 }
 
 /// The default model itself in its own format, else a file made from it and kept in `weights/formats`.
@@ -204,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_format_file_is_read_from_the_script_s_line() {
-        let line = r#"{"format": "Q4_K", "path": "/a/b.gguf", "tensor_types": {"Q5_0": 181, "F32": 61, "Q4_K": 30}}"#;
+        let line = r#"{"format": "Q4_K", "path": "/a/b.gguf", "tensor_types": {"Q5_0": 181, "F32": 61, "Q4_K": 30}, "tensor_bytes": 9}"#;
         let file: FormatFile = serde_json::from_str(line).unwrap();
         assert_eq!((file.path, file.tensor_types["Q4_K"]), (PathBuf::from("/a/b.gguf"), 30));
     }

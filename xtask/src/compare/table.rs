@@ -11,11 +11,23 @@ use std::path::Path;
 const BEGIN: &str = "<!-- compare-cpu: begin -->";
 const END: &str = "<!-- compare-cpu: end -->";
 
-/// One format's runs: pairs (kiln, llama.cpp) that ran next to each other.
+/// What was measured right after each other.
+pub struct Round {
+    pub kiln: Sample,
+    pub llama: Sample,
+    /// Of as many threads as the engines had.
+    pub read_bytes_per_s: f64,
+}
+
+/// One format's rounds.
 pub struct Measured {
     pub format: Format,
     pub tensor_types: BTreeMap<String, u32>,
-    pub samples: Vec<(Sample, Sample)>,
+    /// What a decoded token reads of weights.
+    pub tensor_bytes: u64,
+    /// Cores in use just before the runs, when nothing of ours ran.
+    pub busy_cores: f64,
+    pub rounds: Vec<Round>,
 }
 
 pub struct Report {
@@ -44,30 +56,44 @@ impl Report {
         for version in &self.versions {
             line(&mut text, &format!("- {version}"));
         }
-        line(
-            &mut text,
-            &format!("- {threads} threads, {} interleaved runs of each engine; tokens/s, medians", self.reps),
-        );
+        let reps = self.reps;
+        line(&mut text, &format!("- {threads} threads, {reps} interleaved runs of each engine; tokens/s, medians"));
+        line(&mut text, &format!("- {threads} threads read {}", self.bandwidth_in_words()));
+        line(&mut text, &format!("- {}", self.disturbance_in_words()));
         let (pp, tg) = (format!("pp{n_prompt}"), format!("tg{n_gen}"));
+        let columns = format!("{pp} kiln | llama.cpp | ratio | {tg} kiln | llama.cpp | ratio | share of bandwidth");
         line(&mut text, "");
-        line(
-            &mut text,
-            &format!("| format | {pp} kiln | llama.cpp | ratio | {tg} kiln | llama.cpp | ratio | gate | met |"),
-        );
-        line(&mut text, "|---|---:|---:|---:|---:|---:|---:|---:|---|");
+        line(&mut text, &format!("| format | {columns} | gate | met |"));
+        line(&mut text, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|");
         for row in &self.rows {
             line(&mut text, &row.to_markdown());
         }
         line(&mut text, "");
         line(
             &mut text,
-            "Behind each ratio: the lowest and highest of a pair of neighbouring runs. Tensor types of the files:",
+            "Behind each ratio: the lowest and highest of two neighbouring runs. Tensor types of the files:",
         );
         line(&mut text, "");
         for row in &self.rows {
             line(&mut text, &format!("- {}: {}", row.format.name(), row.types_in_words()));
         }
         text
+    }
+}
+
+impl Report {
+    /// Two engines that share their cores with others do not slow down alike: spinning barriers suffer most.
+    fn disturbance_in_words(&self) -> String {
+        let busy = self.rows.iter().map(|row| row.busy_cores).fold(0.0, f64::max);
+        let verdict =
+            if busy > 0.1 { "**do not trust this table; measure again on a quiet machine**" } else { "quiet" };
+        format!("Other processes used at most {busy:.2} cores before a format's runs: {verdict}")
+    }
+
+    fn bandwidth_in_words(&self) -> String {
+        let rounds = || self.rows.iter().flat_map(|row| &row.rounds).map(|round| round.read_bytes_per_s / 1e9);
+        let (low, high) = range(rounds());
+        format!("{:.1} GB/s of memory (median; {low:.1}–{high:.1})", median(rounds()))
     }
 }
 
@@ -79,8 +105,8 @@ fn line(text: &mut String, line: &str) {
 impl Measured {
     fn to_markdown(&self) -> String {
         let gate = self.format.gate();
-        let prefill = compare(&self.samples, |sample| sample.prefill);
-        let decode = compare(&self.samples, |sample| sample.decode);
+        let prefill = compare(&self.rounds, |sample| sample.prefill);
+        let decode = compare(&self.rounds, |sample| sample.decode);
         let met = match (prefill.ratio >= gate.prefill, decode.ratio >= gate.decode) {
             (true, true) => "yes",
             (false, true) => "not in prefill",
@@ -88,7 +114,14 @@ impl Measured {
             (false, false) => "no",
         };
         let (name, pp, tg) = (self.format.name(), prefill.to_cells(), decode.to_cells());
-        format!("| {name} | {pp} | {tg} | {:.1} / {:.1} | {met} |", gate.prefill, gate.decode)
+        let share = 100.0 * self.bandwidth_share(decode.kiln);
+        format!("| {name} | {pp} | {tg} | {share:.0} % | {:.1} / {:.1} | {met} |", gate.prefill, gate.decode)
+    }
+
+    /// Weight bytes that kiln's decode reads per second, over what the same threads read at most.
+    fn bandwidth_share(&self, decode_tokens_per_s: f64) -> f64 {
+        let read_bytes_per_s = median(self.rounds.iter().map(|round| round.read_bytes_per_s));
+        decode_tokens_per_s * self.tensor_bytes as f64 / read_bytes_per_s
     }
 
     fn types_in_words(&self) -> String {
@@ -105,12 +138,16 @@ impl Comparison {
     }
 }
 
-fn compare(samples: &[(Sample, Sample)], rate: impl Fn(&Sample) -> f64) -> Comparison {
-    let kiln = median(samples.iter().map(|(kiln, _)| rate(kiln)));
-    let llama = median(samples.iter().map(|(_, llama)| rate(llama)));
-    let ratios = samples.iter().map(|(kiln, llama)| rate(kiln) / rate(llama));
-    let (ratio_min, ratio_max) = (ratios.clone().fold(f64::INFINITY, f64::min), ratios.fold(0.0, f64::max));
+fn compare(rounds: &[Round], rate: impl Fn(&Sample) -> f64) -> Comparison {
+    let kiln = median(rounds.iter().map(|round| rate(&round.kiln)));
+    let llama = median(rounds.iter().map(|round| rate(&round.llama)));
+    let (ratio_min, ratio_max) = range(rounds.iter().map(|round| rate(&round.kiln) / rate(&round.llama)));
     Comparison { kiln, llama, ratio: kiln / llama, ratio_min, ratio_max }
+}
+
+/// Lowest and highest.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -144,11 +181,19 @@ mod tests {
     use super::*;
 
     fn measured(format: Format, rates: &[(f64, f64, f64, f64)]) -> Measured {
-        let pair = |&(kiln_prefill, kiln_decode, prefill, decode): &(f64, f64, f64, f64)| {
-            (Sample { prefill: kiln_prefill, decode: kiln_decode }, Sample { prefill, decode })
+        let round = |&(kiln_prefill, kiln_decode, prefill, decode): &(f64, f64, f64, f64)| Round {
+            kiln: Sample { prefill: kiln_prefill, decode: kiln_decode },
+            llama: Sample { prefill, decode },
+            read_bytes_per_s: 20e9,
         };
         let tensor_types = [("F32".to_owned(), 61), ("Q4_K".to_owned(), 30), ("Q5_0".to_owned(), 181)].into();
-        Measured { format, tensor_types, samples: rates.iter().map(pair).collect() }
+        Measured {
+            format,
+            tensor_types,
+            tensor_bytes: 100_000_000,
+            busy_cores: 0.0,
+            rounds: rates.iter().map(round).collect(),
+        }
     }
 
     #[test]
@@ -163,7 +208,7 @@ mod tests {
         let runs = [(1000.0, 150.0, 200.0, 100.0), (900.0, 140.0, 180.0, 100.0), (1100.0, 160.0, 250.0, 100.0)];
         let row = measured(Format::Q4_1, &runs).to_markdown();
         let expected =
-            "| Q4_1 | 1000 | 200 | **5.00** (4.40–5.00) | 150 | 100 | **1.50** (1.40–1.60) | 4.5 / 1.4 | yes |";
+            "| Q4_1 | 1000 | 200 | **5.00** (4.40–5.00) | 150 | 100 | **1.50** (1.40–1.60) | 75 % | 4.5 / 1.4 | yes |";
         assert_eq!(row, expected);
     }
 
@@ -172,6 +217,16 @@ mod tests {
         let row = |prefill, decode| measured(Format::Q8_0, &[(prefill, decode, 100.0, 100.0)]).to_markdown();
         assert!(row(99.0, 101.0).ends_with("| not in prefill |") && row(101.0, 99.0).ends_with("| not in decode |"));
         assert!(row(99.0, 99.0).ends_with("| no |") && row(100.0, 100.0).ends_with("| yes |"));
+    }
+
+    #[test]
+    fn a_disturbed_report_says_so() {
+        let workload = Workload { n_prompt: 512, n_gen: 128, threads: 2 };
+        let mut report = Report { command: String::new(), versions: vec![], workload, reps: 1, rows: vec![] };
+        report.rows.push(measured(Format::Q4_1, &[(1.0, 1.0, 1.0, 1.0)]));
+        assert!(report.to_markdown().contains("at most 0.00 cores before a format's runs: quiet"));
+        report.rows[0].busy_cores = 0.5;
+        assert!(report.to_markdown().contains("at most 0.50 cores before a format's runs: **do not trust"));
     }
 
     #[test]
