@@ -16,6 +16,18 @@ pub enum WeightsError {
     MissingTensor { name: String, expected: String },
     #[error("metadata key {key} is missing: expected {expected}")]
     MissingKey { key: String, expected: String },
+    /// The file that was opened is no longer what its path names.
+    #[error(
+        "{path} changed while it was being read: expected {expected}, found {found}; start again once it is complete"
+    )]
+    Changed { path: String, expected: String, found: String },
+    /// Which file the error inside is about.
+    #[error("{path}: {source}")]
+    InFile {
+        path: String,
+        #[source]
+        source: Box<WeightsError>,
+    },
 }
 
 impl WeightsError {

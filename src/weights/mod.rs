@@ -3,9 +3,16 @@
 mod blocks;
 mod dtype;
 mod error;
+pub mod gguf;
+mod map;
+mod metadata;
+mod reader;
 mod source;
 
-pub use blocks::dequantise_row;
+pub use blocks::{BLOCK_WEIGHTS, Block32, dequantise_row, has_min, unpack_block};
 pub use dtype::DType;
 pub use error::WeightsError;
+pub use gguf::GgufFile;
+pub use map::{MAPS_MAX, MappedFile};
+pub use metadata::{MetaArray, MetaValue, Metadata, StringArray};
 pub use source::{TensorSource, TensorView};
