@@ -17,9 +17,7 @@ pub fn run(repo: &Repo, rules_only: bool) -> Result<(), Error> {
     process::run(process::cargo(repo).args(["fmt", "--all", "--check"]))?;
     process::run(process::cargo(repo).args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut doc = process::cargo(repo);
-    process::run(
-        doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "-D warnings"),
-    )
+    process::run(doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// One text file of the repository.
