@@ -2,6 +2,7 @@
 
 use crate::ids::{BlockId, SlotId, TokenId};
 
+use super::DeviceError;
 use super::sampler::Sampled;
 
 /// What a device is prepared for. Everything is allocated for these limits, once.
@@ -73,6 +74,38 @@ impl Batch {
     /// Logit rows over all sequences.
     pub fn num_logit_rows(&self) -> usize {
         self.seqs.iter().map(|s| s.logit_rows.len()).sum()
+    }
+
+    /// Checks the batch against a device's limits and itself; what devices call before they queue it.
+    pub fn check(&self, limits: &Limits, vocab_size: u32) -> Result<(), DeviceError> {
+        let limit = |what, limit: u32, asked: usize| match asked as u64 <= u64::from(limit) {
+            true => Ok(()),
+            false => Err(DeviceError::Limit { what, limit: limit.into(), asked: asked as u64 }),
+        };
+        limit("rows of a step", limits.step_rows_max, self.num_rows())?;
+        limit("logit rows of a step", limits.logit_rows_max, self.num_logit_rows())?;
+        for start in &self.starts {
+            limit("slot", limits.slots_max.saturating_sub(1), start.slot.index())?;
+        }
+        for seq in &self.seqs {
+            limit("slot", limits.slots_max.saturating_sub(1), seq.slot.index())?;
+            let end = seq.position_start as usize + seq.tokens.len();
+            limit("positions of a sequence", limits.context_tokens_max, end)?;
+            let block_tokens = limits.block_tokens as usize;
+            limit("positions in the sequence's blocks", (seq.block_table.len() * block_tokens) as u32, end)?;
+            for block in &seq.block_table {
+                limit("block id", limits.num_blocks.saturating_sub(1), block.index())?;
+            }
+            for row in &seq.logit_rows {
+                limit("logit row of a sequence", (seq.tokens.len() as u32).saturating_sub(1), *row as usize)?;
+            }
+            for token in &seq.tokens {
+                if let InputToken::Id(id) = token {
+                    limit("token id", vocab_size.saturating_sub(1), id.index())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The shape that costs depend on.

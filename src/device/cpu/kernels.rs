@@ -1,0 +1,241 @@
+//! The kernels compiled for each instruction set, as a table of functions chosen at run time.
+#![allow(unsafe_code, clippy::missing_safety_doc)]
+
+use crate::model::Activation;
+use crate::weights::DType;
+
+use super::attend::{AttendCall, Partial};
+use super::linear::LinearCall;
+use super::rows::{AddNorm, HeadRow};
+
+/// Which instructions the device uses. The results are equal bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsaPath {
+    /// AVX-512 with VNNI.
+    Avx512,
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// Plain Rust.
+    Portable,
+}
+
+impl IsaPath {
+    /// The paths this machine can run, fastest first.
+    pub fn available() -> Vec<IsaPath> {
+        let mut paths = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has_avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let has_avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni");
+            if has_avx2 && has_avx512 {
+                paths.push(IsaPath::Avx512);
+            }
+            if has_avx2 {
+                paths.push(IsaPath::Avx2);
+            }
+        }
+        paths.push(IsaPath::Portable);
+        paths
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            IsaPath::Avx512 => "AVX-512 VNNI",
+            IsaPath::Avx2 => "AVX2",
+            IsaPath::Portable => "portable",
+        }
+    }
+
+    pub(super) fn kernels(self) -> Kernels {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            IsaPath::Avx512 => avx512::table(),
+            #[cfg(target_arch = "x86_64")]
+            IsaPath::Avx2 => avx2::table(),
+            #[cfg(not(target_arch = "x86_64"))]
+            IsaPath::Avx512 | IsaPath::Avx2 => portable::table(),
+            IsaPath::Portable => portable::table(),
+        }
+    }
+}
+
+/// One instruction set's kernels. Calling one needs a machine that [`IsaPath::available`] lists for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernels {
+    linear: [unsafe fn(&LinearCall); DType::ALL.len()],
+    pub attend_segment: unsafe fn(&AttendCall<'_>),
+    pub merge: unsafe fn(&Partial, &Partial, usize, usize),
+    pub finish: unsafe fn(&Partial, usize, usize, usize, *mut f32),
+    pub add_norm: unsafe fn(&mut AddNorm<'_>),
+    pub quantise_column: unsafe fn(&[f32], *mut u32, usize, usize),
+    pub float_column: unsafe fn(&[f32], *mut u32, usize, usize),
+    pub finish_head: unsafe fn(&mut HeadRow<'_>),
+    pub store_key: unsafe fn(&[f32], usize, *mut u16, usize),
+    pub store_value: unsafe fn(&[f32], *mut u16),
+    pub gate: unsafe fn(Activation, *const f32, *const f32, *mut f32),
+}
+
+impl Kernels {
+    /// The linear kernel for weights of `dtype`.
+    pub fn linear(&self, dtype: DType) -> unsafe fn(&LinearCall) {
+        self.linear[dtype as usize]
+    }
+}
+
+/// Compiles every kernel with the features of one instruction set.
+macro_rules! table {
+    ($module:ident, $isa:ident $(, #[$attr:meta])*) => {
+        mod $module {
+            use super::*;
+            use crate::device::cpu::simd::$isa;
+            use crate::device::cpu::{attend, linear, panel, rows};
+
+            pub fn table() -> Kernels {
+                let linear_of = |dtype| -> unsafe fn(&LinearCall) {
+                    match dtype {
+                        DType::Q4_0 => q4_0,
+                        DType::Q4_1 => q4_1,
+                        DType::Q5_0 => q5_0,
+                        DType::Q5_1 => q5_1,
+                        DType::Q8_0 => q8_0,
+                        DType::Q4_K => q4_k,
+                        DType::Q5_K => q5_k,
+                        DType::Q6_K => q6_k,
+                        DType::F32 => f32_weights,
+                        DType::F16 => f16_weights,
+                        DType::BF16 => bf16_weights,
+                    }
+                };
+                Kernels {
+                    linear: DType::ALL.map(linear_of),
+                    attend_segment,
+                    merge,
+                    finish,
+                    add_norm,
+                    quantise_column,
+                    float_column,
+                    finish_head,
+                    store_key,
+                    store_value,
+                    gate,
+                }
+            }
+
+            $(#[$attr])*
+            unsafe fn q4_0(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q4_0>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q4_1(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q4_1>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q5_0(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q5_0>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q5_1(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q5_1>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q8_0(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q8_0>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q4_k(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q4_K>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q5_k(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q5_K>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn q6_k(call: &LinearCall) {
+                unsafe { linear::linear_quantised::<$isa, linear::Q6_K>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn f32_weights(call: &LinearCall) {
+                unsafe { linear::linear_float::<$isa, linear::F32>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn f16_weights(call: &LinearCall) {
+                unsafe { linear::linear_float::<$isa, linear::F16>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn bf16_weights(call: &LinearCall) {
+                unsafe { linear::linear_float::<$isa, linear::Bf16>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn attend_segment(call: &AttendCall<'_>) {
+                unsafe { attend::attend_segment::<$isa>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn merge(total: &Partial, part: &Partial, rows: usize, dim_stride: usize) {
+                unsafe { attend::merge::<$isa>(total, part, rows, dim_stride) }
+            }
+
+            $(#[$attr])*
+            unsafe fn finish(total: &Partial, row: usize, head_dim: usize, dim_stride: usize, out: *mut f32) {
+                unsafe { attend::finish::<$isa>(total, row, head_dim, dim_stride, out) }
+            }
+
+            $(#[$attr])*
+            unsafe fn add_norm(row: &mut AddNorm<'_>) {
+                unsafe { rows::add_norm::<$isa>(row) }
+            }
+
+            $(#[$attr])*
+            unsafe fn quantise_column(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
+                unsafe { panel::quantise_column(row, panel, column, cols) }
+            }
+
+            $(#[$attr])*
+            unsafe fn float_column(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
+                unsafe { panel::float_column(row, panel, column, cols) }
+            }
+
+            $(#[$attr])*
+            unsafe fn finish_head(row: &mut HeadRow<'_>) {
+                unsafe { rows::finish_head::<$isa>(row) }
+            }
+
+            $(#[$attr])*
+            unsafe fn store_key(x: &[f32], head_dim: usize, group: *mut u16, lane: usize) {
+                unsafe { rows::store_key::<$isa>(x, head_dim, group, lane) }
+            }
+
+            $(#[$attr])*
+            unsafe fn store_value(x: &[f32], out: *mut u16) {
+                unsafe { rows::store_value::<$isa>(x, out) }
+            }
+
+            $(#[$attr])*
+            unsafe fn gate(activation: Activation, gate: *const f32, up: *const f32, out: *mut f32) {
+                unsafe { rows::gate::<$isa>(activation, gate, up, out) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+table!(avx512, Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+table!(avx2, Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
+table!(portable, Portable);

@@ -1,0 +1,147 @@
+//! What happens to single rows between projections: add and norm, RoPE, gating. Memory-resident, a few passes each.
+#![allow(unsafe_code, clippy::missing_safety_doc)]
+
+use crate::model::Activation;
+
+use super::simd::{Isa, LANES};
+
+/// One row's `AddNorm`. All rows are padded to lanes, with zeros in the padding.
+#[derive(Debug)]
+pub struct AddNorm<'a> {
+    pub residual: &'a mut [f32],
+    /// Added to the residual first, after its own norm if there is one. It is left normalised.
+    pub delta: Option<&'a mut [f32]>,
+    pub post_norm: Option<&'a [f32]>,
+    pub norm: &'a [f32],
+    pub norm_eps: f32,
+    /// Elements before the padding.
+    pub len: usize,
+    pub out: &'a mut [f32],
+}
+
+/// `residual += delta; out = rmsnorm(residual) * norm`.
+#[inline(always)]
+pub unsafe fn add_norm<I: Isa>(row: &mut AddNorm<'_>) {
+    unsafe {
+        let padded = row.residual.len();
+        debug_assert!(padded.is_multiple_of(LANES) && row.out.len() >= padded && row.norm.len() == padded);
+        if let Some(delta) = &mut row.delta {
+            if let Some(weights) = row.post_norm {
+                let scale = rms_scale::<I>(delta, row.len, row.norm_eps);
+                for (x, w) in delta.iter_mut().zip(weights) {
+                    *x = *x * scale * w;
+                }
+            }
+            for (r, d) in row.residual.iter_mut().zip(delta.iter()) {
+                *r += d;
+            }
+        }
+        let scale = rms_scale::<I>(row.residual, row.len, row.norm_eps);
+        for ((out, x), w) in row.out.iter_mut().zip(row.residual.iter()).zip(row.norm) {
+            *out = x * scale * w;
+        }
+    }
+}
+
+/// `1 / sqrt(mean(x²) + eps)`: 16 running sums, then the lanes' tree.
+#[inline(always)]
+pub unsafe fn rms_scale<I: Isa>(x: &[f32], len: usize, eps: f32) -> f32 {
+    unsafe {
+        let mut sums = I::zero();
+        for chunk in x.chunks_exact(LANES) {
+            let v = I::load(chunk.as_ptr());
+            sums = I::fma(v, v, sums);
+        }
+        1.0 / (I::sum(sums) / len as f32 + eps).sqrt()
+    }
+}
+
+/// One head after its projection, dimensions in the device's order (`super::plan`), padded to lanes with zeros.
+#[derive(Debug)]
+pub struct HeadRow<'a> {
+    pub x: &'a mut [f32],
+    pub bias: Option<&'a [f32]>,
+    pub norm: Option<&'a [f32]>,
+    pub norm_eps: f32,
+    pub head_dim: usize,
+    /// Cosines and sines of the row's position; empty for values.
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+}
+
+/// Bias → norm → RoPE on halves.
+#[inline(always)]
+pub unsafe fn finish_head<I: Isa>(row: &mut HeadRow<'_>) {
+    unsafe {
+        if let Some(bias) = row.bias {
+            for (x, b) in row.x.iter_mut().zip(bias) {
+                *x += b;
+            }
+        }
+        if let Some(weights) = row.norm {
+            let scale = rms_scale::<I>(row.x, row.head_dim, row.norm_eps);
+            for (x, w) in row.x.iter_mut().zip(weights) {
+                *x = *x * scale * w;
+            }
+        }
+        let half = row.cos.len();
+        let (a, b) = row.x[..].split_at_mut(half);
+        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(row.cos).zip(row.sin) {
+            let (x, y) = (*a, *b);
+            *a = x * cos - y * sin;
+            *b = x * sin + y * cos;
+        }
+    }
+}
+
+/// Stores a key head into its lane of a 16-key group `[head_dim][16]`.
+#[inline(always)]
+pub unsafe fn store_key<I: Isa>(x: &[f32], head_dim: usize, group: *mut u16, lane: usize) {
+    unsafe {
+        for d in (0..head_dim).step_by(LANES) {
+            let mut lanes = [0u16; LANES];
+            I::store_f16(lanes.as_mut_ptr(), I::load(x.as_ptr().add(d)));
+            for (i, bits) in lanes.iter().enumerate().take(head_dim - d) {
+                *group.add((d + i) * LANES + lane) = *bits;
+            }
+        }
+    }
+}
+
+/// Stores a value head, padding included.
+#[inline(always)]
+pub unsafe fn store_value<I: Isa>(x: &[f32], out: *mut u16) {
+    unsafe {
+        for d in (0..x.len()).step_by(LANES) {
+            I::store_f16(out.add(d), I::load(x.as_ptr().add(d)));
+        }
+    }
+}
+
+/// `out = activation(gate) * up` over whole vectors.
+#[inline(always)]
+pub unsafe fn gate<I: Isa>(activation: Activation, gate: *const f32, up: *const f32, out: *mut f32) {
+    unsafe {
+        let g = I::load(gate);
+        let activated = match activation {
+            Activation::Silu => sigmoid_times::<I>(g, g),
+            Activation::GeluTanh => {
+                // 0.5·(1 + tanh u) = sigmoid(2u), u = sqrt(2/π)·(g + 0.044715·g³).
+                let cubic = I::fma(I::mul(I::mul(g, g), I::splat(0.044_715)), g, g);
+                sigmoid_times::<I>(g, I::mul(cubic, I::splat(1.595_769_1)))
+            }
+        };
+        I::store(out, I::mul(activated, I::load(up)));
+    }
+}
+
+/// `x / (1 + e^-y)`.
+#[inline(always)]
+unsafe fn sigmoid_times<I: Isa>(x: I::F, y: I::F) -> I::F {
+    unsafe {
+        // 2^127 stands for everything larger: x / 2^127 is 0 or NaN where it should be.
+        let exponent = I::mul(y, I::splat(-std::f32::consts::LOG2_E));
+        let capped = I::sub(I::zero(), I::max(I::sub(I::zero(), exponent), I::splat(-127.0)));
+        I::div(x, I::add(I::splat(1.0), I::exp2(capped)))
+    }
+}
