@@ -6,7 +6,7 @@ const LINES_MAX: usize = 900;
 
 /// Where `unsafe` may be written, and what for. All other files deny it (`[workspace.lints]`).
 /// An entry that ends in `/` covers a folder.
-const UNSAFE_FILES: [(&str, &str); 0] = [];
+const UNSAFE_FILES: &[(&str, &str)] = &[("src/weights/map.rs", "maps model files into memory")];
 
 /// Text that no file of a kind may hold. Written in two parts here, so that this file passes.
 const FORBIDDEN: [(&str, &str, &str); 8] = [
@@ -22,7 +22,7 @@ const FORBIDDEN: [(&str, &str, &str); 8] = [
 
 pub fn check(files: &[SourceFile]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = files.iter().flat_map(check_file).collect();
-    findings.extend(unused_permissions(files, &UNSAFE_FILES));
+    findings.extend(unused_permissions(files, UNSAFE_FILES));
     findings
 }
 
@@ -41,7 +41,7 @@ fn check_file(file: &SourceFile) -> Vec<Finding> {
                 report(format!("`{needle}`: {why}"));
             }
         }
-        if allows_unsafe(&file.path, line) && !is_permitted(&file.path, &UNSAFE_FILES) {
+        if allows_unsafe(&file.path, line) && !is_permitted(&file.path, UNSAFE_FILES) {
             report(
                 "unsafe code outside the files named in xtask/src/lint/text.rs; name it there with its reason".into(),
             );
