@@ -56,3 +56,17 @@ pub enum BadRow {
     #[error("every token is masked")]
     AllMasked,
 }
+#[derive(Debug)]
+pub struct HostSampler;
+impl HostSampler {
+    pub fn new(_s: u32, _v: u32) -> Self {
+        HostSampler
+    }
+    pub fn start(&mut self, _: &super::SlotStart) {}
+    pub fn sample(&mut self, _l: &[f32], _r: &SampleRow) -> Sampled {
+        todo!()
+    }
+    pub fn last_sampled(&self, _s: SlotId) -> Option<TokenId> {
+        None
+    }
+}
