@@ -1,2 +1,1 @@
-//! The `kiln` command.
 fn main() {}

@@ -1,4 +1,4 @@
-//! The one rule by which activations become int8, shared by all devices.
+//! The rules by which activations become int8 or bf16, shared by all devices.
 //!
 //! Per 32 values: `amax = max |x|`, `scale = amax / 127`, `q = rint(x * (127 / amax))`, ties to even. A block whose
 //! `amax` is below [`AMAX_MIN`] is all zeros with scale 0 (the reciprocal would overflow). A block with a value that is not
@@ -35,4 +35,38 @@ pub fn quantise_block(x: &[f32], q: &mut [i8]) -> (f32, i32) {
 /// in segment order (row invariance, `ARCHITECTURE.md`).
 pub fn segment_blocks(num_blocks: usize) -> usize {
     num_blocks.div_ceil(16).max(4)
+}
+
+/// The one rule by which activations meet bf16 weights: rounded to bf16, to nearest even, subnormals to zero (the
+/// hardware's dot product reads them so). Returns the bits.
+pub fn round_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    if magnitude > f32::INFINITY.to_bits() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    if magnitude < f32::MIN_POSITIVE.to_bits() {
+        return (bits >> 16) as u16 & 0x8000;
+    }
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_like_the_half_crate_but_for_subnormals() {
+        for i in 0..=u32::MAX / 4099 {
+            let x = f32::from_bits(i * 4099);
+            let want = half::bf16::from_f32(x);
+            if x.is_subnormal() {
+                assert_eq!(round_bf16(x) & 0x7fff, 0);
+            } else if x.is_nan() {
+                assert!(half::bf16::from_bits(round_bf16(x)).is_nan());
+            } else {
+                assert_eq!(round_bf16(x), want.to_bits(), "{x:e}");
+            }
+        }
+    }
 }

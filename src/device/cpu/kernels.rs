@@ -54,7 +54,13 @@ impl IsaPath {
     pub(super) fn kernels(self) -> Kernels {
         match self {
             #[cfg(target_arch = "x86_64")]
-            IsaPath::Avx512 => avx512::table(),
+            IsaPath::Avx512 => {
+                let mut table = avx512::table();
+                if is_x86_feature_detected!("avx512bf16") && native_bf16::rounds_like_two_fmas(&table) {
+                    table.linear[DType::BF16 as usize] = native_bf16::bf16_weights;
+                }
+                table
+            }
             #[cfg(target_arch = "x86_64")]
             IsaPath::Avx2 => avx2::table(),
             #[cfg(not(target_arch = "x86_64"))]
@@ -74,6 +80,7 @@ pub(super) struct Kernels {
     pub add_norm: unsafe fn(&mut AddNorm<'_>),
     pub quantise_column: unsafe fn(&[f32], *mut u32, usize, usize),
     pub float_column: unsafe fn(&[f32], *mut u32, usize, usize),
+    pub bf16_column: unsafe fn(&[f32], *mut u32, usize, usize),
     pub finish_head: unsafe fn(&mut HeadRow<'_>),
     pub store_key: unsafe fn(&[f32], usize, *mut u16, usize),
     pub store_value: unsafe fn(&[f32], *mut u16),
@@ -119,6 +126,7 @@ macro_rules! table {
                     add_norm,
                     quantise_column,
                     float_column,
+                    bf16_column,
                     finish_head,
                     store_key,
                     store_value,
@@ -178,7 +186,7 @@ macro_rules! table {
 
             $(#[$attr])*
             unsafe fn bf16_weights(call: &LinearCall) {
-                unsafe { linear::linear_float::<$isa, linear::Bf16>(call) }
+                unsafe { linear::linear_bf16::<$isa, linear::TwoFmas>(call) }
             }
 
             $(#[$attr])*
@@ -212,6 +220,11 @@ macro_rules! table {
             }
 
             $(#[$attr])*
+            unsafe fn bf16_column(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
+                unsafe { panel::bf16_column(row, panel, column, cols) }
+            }
+
+            $(#[$attr])*
             unsafe fn finish_head(row: &mut HeadRow<'_>) {
                 unsafe { rows::finish_head::<$isa>(row) }
             }
@@ -239,3 +252,48 @@ table!(avx512, Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx5
 #[cfg(target_arch = "x86_64")]
 table!(avx2, Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
 table!(portable, Portable);
+
+/// `vdpbf16ps` where there is one that rounds as documented.
+#[cfg(target_arch = "x86_64")]
+mod native_bf16 {
+    use super::*;
+    use crate::device::cpu::linear;
+    use crate::device::cpu::simd::{Avx512, NativePairs};
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    pub unsafe fn bf16_weights(call: &LinearCall) {
+        unsafe { linear::linear_bf16::<Avx512, NativePairs>(call) }
+    }
+
+    /// Runs 64 sums of 64 products both ways and compares bits. Call only where the instruction exists.
+    pub fn rounds_like_two_fmas(table: &Kernels) -> bool {
+        const PAIRS: usize = 32;
+        let mut seed = 1u32;
+        let mut word = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Exponents of 2^-8 to 2^8 either way, any mantissa and sign.
+            let half = |bits: u32| (bits & 0x807f) | (119 + (bits >> 8 & 15)) << 7;
+            half(seed >> 16) << 16 | half(seed)
+        };
+        let weights: Vec<u32> = (0..4 * PAIRS * 16).map(|_| word()).collect();
+        let panel: Vec<u32> = (0..PAIRS).map(|_| word()).collect();
+        let run = |kernel: unsafe fn(&LinearCall)| {
+            let mut out = [0f32; 64];
+            let call = LinearCall {
+                weights: weights.as_ptr().cast(),
+                tiles: 4,
+                tile_bytes: PAIRS * 64,
+                cols: 2 * PAIRS,
+                segment_blocks: 4,
+                panel: panel.as_ptr(),
+                panel_cols: 1,
+                out: out.as_mut_ptr(),
+                out_stride: 64,
+            };
+            // SAFETY: the buffers are as large as the call says; the caller checked the instruction set.
+            unsafe { kernel(&call) };
+            out.map(f32::to_bits)
+        };
+        run(table.linear(DType::BF16)) == run(bf16_weights)
+    }
+}

@@ -1,7 +1,7 @@
 //! Activation panels: up to 12 rows side by side, quantised or f32, as the linear kernels read them.
 //!
 //! A quantised panel of `S` columns is, per 32 elements of K, `[8 groups][S]` words of four int8 and `[5][S]` words of
-//! [`Meta`]. A float panel is `[k][S]` f32.
+//! [`Meta`]. A float panel is `[k][S]` f32, a bf16 panel `[k / 2][S]` pairs.
 
 #![allow(unsafe_code)]
 
@@ -116,6 +116,20 @@ pub unsafe fn float_column(row: &[f32], panel: *mut u32, column: usize, cols: us
     for (k, x) in row.iter().enumerate() {
         // SAFETY: inside the panel by contract.
         unsafe { *panel.add(k * cols + column) = x.to_bits() };
+    }
+}
+
+/// Rounds `row` to bf16 into column `column` of a panel of pairs: `[k / 2][cols]` words, k in the high half.
+///
+/// # Safety
+/// As for [`quantise_column`]; the panel holds `row.len().div_ceil(2) * cols` words.
+#[inline(always)]
+pub unsafe fn bf16_column(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
+    for (pair, x) in row.chunks(2).enumerate() {
+        let low = x.get(1).map_or(0, |&x| quant::round_bf16(x));
+        let word = u32::from(quant::round_bf16(x[0])) << 16 | u32::from(low);
+        // SAFETY: inside the panel by contract.
+        unsafe { *panel.add(pair * cols + column) = word };
     }
 }
 

@@ -72,6 +72,7 @@ pub struct PlannedLinear {
     pub segment_blocks: usize,
     pub needs_int8: bool,
     pub needs_float: bool,
+    pub needs_bf16: bool,
     pub tiles: Vec<Tile>,
     pub units: Vec<Unit>,
     /// Elements of an output row, after the epilogue.
@@ -248,7 +249,8 @@ impl<'a> Planner<'a> {
             cols,
             segment_blocks: quant::segment_blocks(cols.div_ceil(quant::BLOCK)),
             needs_int8: tiles.iter().any(|t| t.dtype.is_quantised()),
-            needs_float: tiles.iter().any(|t| !t.dtype.is_quantised()),
+            needs_float: tiles.iter().any(|t| matches!(t.dtype, DType::F32 | DType::F16)),
+            needs_bf16: tiles.iter().any(|t| t.dtype == DType::BF16),
             tiles,
             units,
             out_len: if matches!(output, Output::Gated(_)) { op.rows() / 2 } else { op.rows() } as usize,

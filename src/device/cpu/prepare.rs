@@ -104,6 +104,7 @@ pub fn workspace(program: &Program, ops: &[PlannedOp], limits: &Limits) -> Resul
         logits: take(logit_rows * strides.logits)?,
         int8_panels: take(all_rows / PANEL_COLS * panel_words(cols_max, PANEL_COLS))?,
         float_panels: take(all_rows * cols_max)?,
+        bf16_panels: take(all_rows * cols_max.div_ceil(2))?,
         scratch: take(limits.threads as usize * scratch_len)?,
         scratch_len,
         partials: take(PARTIALS_MAX * partial_len(dims_max))?,
@@ -148,6 +149,7 @@ impl Workspace {
             &self.logits,
             &self.int8_panels,
             &self.float_panels,
+            &self.bf16_panels,
             &self.scratch,
             &self.partials,
         ]

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::ids::{BlockId, TokenId};
 use crate::model::AttendOp;
+use crate::weights::DType;
 
 use super::attend::{self, AttendCall, KvView, Partial, ROWS_MAX, SEGMENT_KEYS};
 use super::kernels::Kernels;
@@ -43,6 +44,7 @@ pub struct Workspace {
     pub logits: Shared,
     pub int8_panels: Shared,
     pub float_panels: Shared,
+    pub bf16_panels: Shared,
     /// Per thread, [`Workspace::scratch_len`] f32.
     pub scratch: Shared,
     pub scratch_len: usize,
@@ -272,6 +274,10 @@ impl Step<'_> {
                 let out = self.work.float_panels.ptr::<u32>().add(panel * op.cols * PANEL_COLS);
                 (self.kernels.float_column)(input, out, column, cols);
             }
+            if op.needs_bf16 {
+                let out = self.work.bf16_panels.ptr::<u32>().add(panel * op.cols.div_ceil(2) * PANEL_COLS);
+                (self.kernels.bf16_column)(input, out, column, cols);
+            }
         }
     }
 
@@ -299,10 +305,10 @@ impl Step<'_> {
             // SAFETY: as above; panels were filled before `first_done` was complete.
             unsafe {
                 let panel_cols = padded_cols(num_rows - first_row);
-                let panel = if run[0].dtype.is_quantised() {
-                    self.work.int8_panels.ptr::<u32>().add(panel * panel_words(op.cols, PANEL_COLS))
-                } else {
-                    self.work.float_panels.ptr::<u32>().add(panel * op.cols * PANEL_COLS)
+                let panel = match run[0].dtype {
+                    DType::F32 | DType::F16 => self.work.float_panels.ptr::<u32>().add(panel * op.cols * PANEL_COLS),
+                    DType::BF16 => self.work.bf16_panels.ptr::<u32>().add(panel * op.cols.div_ceil(2) * PANEL_COLS),
+                    _ => self.work.int8_panels.ptr::<u32>().add(panel * panel_words(op.cols, PANEL_COLS)),
                 };
                 let call = LinearCall {
                     weights: self.weights.ptr::<u8>().add(run[0].offset),

@@ -14,7 +14,7 @@
 //! | Q6_K | 256 B nibbles, 128 B of bits 4–5, 2 × 16 × i8 sub-scales; head: 16 × f16 d | d, integers − 32 |
 //!
 //! Nibble vector g (64 B) holds, in lane r, weights `4g..4g+4` of row r in low nibbles and `4(g+4)..` in high ones.
-//! Float tiles are `[k][16 rows]` in their own format.
+//! F32 and F16 tiles are `[k][16 rows]`, BF16 tiles `[k / 2][16 rows]` pairs with k in a word's high half.
 
 use crate::weights::{DType, unpack_block};
 
@@ -48,8 +48,11 @@ pub const fn head_bytes(dtype: DType) -> usize {
 
 /// Bytes of a tile of `cols` columns.
 pub fn tile_bytes(dtype: DType, cols: usize) -> usize {
-    if !dtype.is_quantised() {
-        return cols * record_bytes(dtype) / 32;
+    match dtype {
+        DType::F32 => return cols * TILE_ROWS * 4,
+        DType::F16 => return cols * TILE_ROWS * 2,
+        DType::BF16 => return cols.div_ceil(2) * TILE_ROWS * 4,
+        _ => {}
     }
     let superblocks = cols / dtype.block_weights() as usize;
     superblocks * (head_bytes(dtype) + dtype.block_weights() as usize / 32 * record_bytes(dtype))
@@ -158,9 +161,17 @@ fn pack_float(dtype: DType, cols: usize, rows: &[Option<&[u8]>; TILE_ROWS], out:
     for (lane, row) in rows.iter().enumerate() {
         let Some(row) = row else { continue };
         for k in 0..cols {
-            let at = (k * TILE_ROWS + lane) * bytes;
+            let at = float_offset(dtype, k, lane);
             out[at..at + bytes].copy_from_slice(&row[k * bytes..(k + 1) * bytes]);
         }
+    }
+}
+
+/// Where weight `k` of row `lane` lies in a float tile.
+fn float_offset(dtype: DType, k: usize, lane: usize) -> usize {
+    match dtype {
+        DType::BF16 => (k / 2 * TILE_ROWS + lane) * 4 + 2 * (1 - k % 2),
+        _ => (k * TILE_ROWS + lane) * dtype.block_bytes() as usize,
     }
 }
 
@@ -170,9 +181,8 @@ pub fn dequantise_lane(dtype: DType, cols: usize, tile: &[u8], lane: usize, out:
     assert_eq!(tile.len(), tile_bytes(dtype, cols));
     let f16_at = |bytes: &[u8], at: usize| half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
     if !dtype.is_quantised() {
-        let bytes = dtype.block_bytes() as usize;
         for (k, out) in out[..cols].iter_mut().enumerate() {
-            let at = (k * TILE_ROWS + lane) * bytes;
+            let at = float_offset(dtype, k, lane);
             *out = match dtype {
                 DType::F32 => f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]),
                 DType::F16 => f16_at(tile, at),

@@ -42,12 +42,6 @@ impl Isa for Avx2 {
     #[inline(always)] unsafe fn load_f16(p: *const u16) -> F {
         unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))] }
     }
-    #[inline(always)] unsafe fn load_bf16(p: *const u16) -> F {
-        unsafe {
-            let widen = |p: *const u16| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))));
-            [widen(p), widen(p.add(8))]
-        }
-    }
     #[inline(always)] unsafe fn store_f16(p: *mut u16, x: F) {
         unsafe {
             _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]));
@@ -109,6 +103,10 @@ impl Isa for Avx2 {
         unsafe { let m = _mm256_set1_epi8(mask as i8); [_mm256_and_si256(a[0], m), _mm256_and_si256(a[1], m)] }
     }
     #[inline(always)] unsafe fn bytes_or(a: I, b: I) -> I { unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] } }
+    #[inline(always)] unsafe fn bytes_to_f(a: I) -> F { unsafe { [_mm256_castsi256_ps(a[0]), _mm256_castsi256_ps(a[1])] } }
+    #[inline(always)] unsafe fn bytes_high(a: I) -> F {
+        unsafe { let m = _mm256_set1_epi32(0xffff_0000_u32 as i32); Self::bytes_to_f([_mm256_and_si256(a[0], m), _mm256_and_si256(a[1], m)]) }
+    }
     #[inline(always)] unsafe fn bytes_shl<const N: i32>(a: I) -> I { unsafe { Self::int_shl::<N>(a) } }
     #[inline(always)] unsafe fn bytes_shr<const N: i32>(a: I) -> I { unsafe { [_mm256_srli_epi32::<N>(a[0]), _mm256_srli_epi32::<N>(a[1])] } }
     #[inline(always)] unsafe fn dot(acc: I, w: I, a: i32) -> I {

@@ -21,9 +21,6 @@ impl Isa for Avx512 {
     #[inline(always)] unsafe fn load(p: *const f32) -> __m512 { unsafe { _mm512_loadu_ps(p) } }
     #[inline(always)] unsafe fn store(p: *mut f32, x: __m512) { unsafe { _mm512_storeu_ps(p, x) } }
     #[inline(always)] unsafe fn load_f16(p: *const u16) -> __m512 { unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) } }
-    #[inline(always)] unsafe fn load_bf16(p: *const u16) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
-    }
     #[inline(always)] unsafe fn store_f16(p: *mut u16, x: __m512) {
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
     }
@@ -59,6 +56,8 @@ impl Isa for Avx512 {
     #[inline(always)] unsafe fn bytes_load(p: *const u8) -> __m512i { unsafe { _mm512_loadu_si512(p.cast()) } }
     #[inline(always)] unsafe fn bytes_and(a: __m512i, mask: u8) -> __m512i { unsafe { _mm512_and_si512(a, _mm512_set1_epi8(mask as i8)) } }
     #[inline(always)] unsafe fn bytes_or(a: __m512i, b: __m512i) -> __m512i { unsafe { _mm512_or_si512(a, b) } }
+    #[inline(always)] unsafe fn bytes_to_f(a: __m512i) -> __m512 { unsafe { _mm512_castsi512_ps(a) } }
+    #[inline(always)] unsafe fn bytes_high(a: __m512i) -> __m512 { unsafe { _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(0xffff_0000_u32 as i32))) } }
     #[inline(always)] unsafe fn bytes_shl<const N: i32>(a: __m512i) -> __m512i { unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(N)) } }
     #[inline(always)] unsafe fn bytes_shr<const N: i32>(a: __m512i) -> __m512i { unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(N)) } }
     #[inline(always)] unsafe fn dot(acc: __m512i, w: __m512i, a: i32) -> __m512i { unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a)) } }
@@ -66,5 +65,25 @@ impl Isa for Avx512 {
     #[inline(always)] unsafe fn prefetch(p: *const u8) { unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } }
     #[inline(always)] unsafe fn zero_below_min(x: __m512, y: __m512) -> __m512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(-126.0)), y) }
+    }
+}
+
+/// `vdpbf16ps`: needs `avx512bf16` besides, and a machine whose instruction rounds like two fused multiply–adds, high half
+/// first, which `super::super::kernels` checks before it uses this.
+#[derive(Clone, Copy, Debug)]
+pub struct NativePairs;
+
+impl super::super::linear::PairDot<Avx512> for NativePairs {
+    #[inline(always)]
+    unsafe fn dot(acc: __m512, w: __m512i, a: u32) -> __m512 {
+        // SAFETY: same size, any bits are valid.
+        unsafe {
+            let a = _mm512_set1_epi32(a as i32);
+            _mm512_dpbf16_ps(
+                acc,
+                std::mem::transmute::<__m512i, __m512bh>(w),
+                std::mem::transmute::<__m512i, __m512bh>(a),
+            )
+        }
     }
 }

@@ -16,7 +16,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub use avx512::Avx512;
+pub use avx512::{Avx512, NativePairs};
 pub use portable::Portable;
 
 /// Lanes of every vector here.
@@ -39,7 +39,6 @@ pub trait Isa: Copy {
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn store(p: *mut f32, x: Self::F);
     unsafe fn load_f16(p: *const u16) -> Self::F;
-    unsafe fn load_bf16(p: *const u16) -> Self::F;
     /// Rounds to nearest even.
     unsafe fn store_f16(p: *mut u16, x: Self::F);
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
@@ -73,6 +72,10 @@ pub trait Isa: Copy {
     unsafe fn bytes_load(p: *const u8) -> Self::B;
     unsafe fn bytes_and(a: Self::B, mask: u8) -> Self::B;
     unsafe fn bytes_or(a: Self::B, b: Self::B) -> Self::B;
+    /// The lanes' bits as f32.
+    unsafe fn bytes_to_f(a: Self::B) -> Self::F;
+    /// The lanes' high halves as f32: bf16 widened.
+    unsafe fn bytes_high(a: Self::B) -> Self::F;
     /// Shifts of 32-bit lanes: mask afterwards.
     unsafe fn bytes_shl<const N: i32>(a: Self::B) -> Self::B;
     unsafe fn bytes_shr<const N: i32>(a: Self::B) -> Self::B;

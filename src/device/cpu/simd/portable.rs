@@ -1,7 +1,7 @@
 //! Plain Rust with the same bits, for machines with neither extension. `mul_add` is exact everywhere, if slow.
 #![allow(unsafe_code, clippy::missing_safety_doc, clippy::needless_range_loop)]
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::{Isa, LANES};
 
@@ -48,7 +48,6 @@ impl Isa for Portable {
     #[inline(always)] unsafe fn load(p: *const f32) -> F { unsafe { read(p) } }
     #[inline(always)] unsafe fn store(p: *mut f32, x: F) { unsafe { p.cast::<F>().write_unaligned(x) } }
     #[inline(always)] unsafe fn load_f16(p: *const u16) -> F { unsafe { map(read(p), |x| f16::from_bits(x).to_f32()) } }
-    #[inline(always)] unsafe fn load_bf16(p: *const u16) -> F { unsafe { map(read(p), |x| bf16::from_bits(x).to_f32()) } }
     #[inline(always)] unsafe fn store_f16(p: *mut u16, x: F) { unsafe { p.cast::<[u16; LANES]>().write_unaligned(map(x, |x| f16::from_f32(x).to_bits())) } }
     #[inline(always)] unsafe fn add(a: F, b: F) -> F { zip(a, b, |a, b| a + b) }
     #[inline(always)] unsafe fn sub(a: F, b: F) -> F { zip(a, b, |a, b| a - b) }
@@ -85,6 +84,8 @@ impl Isa for Portable {
     #[inline(always)] unsafe fn bytes_load(p: *const u8) -> B { unsafe { map(read::<[u8; 4], LANES>(p.cast()), u32::from_le_bytes) } }
     #[inline(always)] unsafe fn bytes_and(a: B, mask: u8) -> B { map(a, |a| a & u32::from_le_bytes([mask; 4])) }
     #[inline(always)] unsafe fn bytes_or(a: B, b: B) -> B { zip(a, b, |a, b| a | b) }
+    #[inline(always)] unsafe fn bytes_to_f(a: B) -> F { map(a, f32::from_bits) }
+    #[inline(always)] unsafe fn bytes_high(a: B) -> F { map(a, |a| f32::from_bits(a & 0xffff_0000)) }
     #[inline(always)] unsafe fn bytes_shl<const N: i32>(a: B) -> B { map(a, |a| a << N) }
     #[inline(always)] unsafe fn bytes_shr<const N: i32>(a: B) -> B { map(a, |a| a >> N) }
     #[inline(always)] unsafe fn dot(acc: I, w: B, a: i32) -> I {
