@@ -1,9 +1,11 @@
 //! What a model is: its sizes and tensors ([`ModelSpec`]) and the short program of fused stages they yield
 //! ([`Program`]). Architectures are data: each is one file that builds a spec.
 
+mod arch;
 mod spec;
 pub mod stage;
 
+pub use arch::build_spec;
 pub use spec::{
     Activation, EmbedSpec, HeadSpec, LayerSpec, LayerTensors, MatrixRef, ModelSpec, RopePairing, RopeTable, VectorRef,
 };
