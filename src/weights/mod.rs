@@ -8,6 +8,8 @@ mod map;
 mod metadata;
 mod reader;
 mod source;
+#[doc(hidden)]
+pub mod testing;
 
 pub use blocks::{BLOCK_WEIGHTS, Block32, dequantise_row, has_min, unpack_block};
 pub use dtype::DType;
