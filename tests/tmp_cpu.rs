@@ -79,7 +79,14 @@ fn linear_ref(t: TensorView, x: &[f32]) -> Vec<f32> {
                         }
                     } else {
                         for j in 0..xs.len() {
-                            a = wf[i * 32 + j].mul_add(if t.dtype == DType::BF16 { f32::from_bits((quant::round_bf16(xs[j]) as u32) << 16) } else { xs[j] }, a);
+                            a = wf[i * 32 + j].mul_add(
+                                if t.dtype == DType::BF16 {
+                                    f32::from_bits((quant::round_bf16(xs[j]) as u32) << 16)
+                                } else {
+                                    xs[j]
+                                },
+                                a,
+                            );
                         }
                     }
                 }

@@ -75,7 +75,8 @@ pub trait Device: Send {
     /// Reads a checkpoint of the last collected step.
     fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError>;
 
-    /// Sets what the next submitted batch starts from: how tests feed programs of single stages. Shapes as for `read`;
-    /// for `Keys` and `Values` the sequence is the next batch's, so pass its block table in `Checkpoint`'s batch.
+    /// Sets what `batch`, which must be the next to be submitted, starts from: how tests feed programs of single stages.
+    /// Shapes as for `read`. `Keys` and `Values` may hold fewer positions than the sequence has, or more, as far as its
+    /// block table reaches. Not while a step is in flight.
     fn write(&mut self, batch: &Batch, checkpoint: Checkpoint, values: &[f32]) -> Result<(), DeviceError>;
 }
