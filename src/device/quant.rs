@@ -51,6 +51,11 @@ pub fn round_bf16(x: f32) -> u16 {
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
+/// [`round_bf16`] as a value.
+pub fn bf16_value(x: f32) -> f32 {
+    f32::from_bits(u32::from(round_bf16(x)) << 16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

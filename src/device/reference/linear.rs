@@ -1,8 +1,10 @@
 //! Matrices and dot products, in the orders that `ARCHITECTURE.md` fixes for row invariance.
 
-use crate::device::quant::{BLOCK, quantise_block, segment_blocks};
+use crate::device::quant::{BLOCK, bf16_value, quantise_block, segment_blocks};
 use crate::model::MatrixRef;
-use crate::weights::{BLOCK_WEIGHTS, Block32, TensorSource, WeightsError, dequantise_row, has_min, unpack_block};
+use crate::weights::{
+    BLOCK_WEIGHTS, Block32, DType, TensorSource, WeightsError, dequantise_row, has_min, unpack_block,
+};
 
 use super::Mode;
 
@@ -20,6 +22,8 @@ enum Weights {
     Exact(Vec<f32>),
     /// Plain numbers, summed in f32 by segments.
     Float(Vec<f32>),
+    /// Meets activations rounded to bf16.
+    Bf16(Vec<f32>),
     /// Integers that meet int8 activations.
     Blocks { blocks: Vec<Block32>, has_min: bool },
 }
@@ -70,7 +74,11 @@ impl Matrix {
                 for (row, out) in values.chunks_exact_mut(cols).enumerate() {
                     dequantise_row(view.dtype, view.row(row), out);
                 }
-                if mode == Mode::F32 { Weights::Exact(values) } else { Weights::Float(values) }
+                match (mode, view.dtype) {
+                    (Mode::F32, _) => Weights::Exact(values),
+                    (Mode::Int8, DType::BF16) => Weights::Bf16(values),
+                    (Mode::Int8, _) => Weights::Float(values),
+                }
             }
         };
         Ok(Matrix { rows, cols, weights })
@@ -78,7 +86,9 @@ impl Matrix {
 
     pub fn bytes(&self) -> u64 {
         match &self.weights {
-            Weights::Exact(values) | Weights::Float(values) => size_of_val(values.as_slice()) as u64,
+            Weights::Exact(values) | Weights::Float(values) | Weights::Bf16(values) => {
+                size_of_val(values.as_slice()) as u64
+            }
             Weights::Blocks { blocks, .. } => size_of_val(blocks.as_slice()) as u64,
         }
     }
@@ -114,11 +124,15 @@ impl Matrix {
                 let weights = &values[row * self.cols..][..self.cols];
                 weights.iter().zip(&input.values).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32
             }
-            Weights::Float(values) => {
+            Weights::Float(values) | Weights::Bf16(values) => {
+                let rounds = matches!(self.weights, Weights::Bf16(_));
+                let input_of = |x: f32| if rounds { bf16_value(x) } else { x };
                 let weights = &values[row * self.cols..][..self.cols];
                 let segments =
                     weights.chunks(segment * BLOCK_WEIGHTS).zip(input.values.chunks(segment * BLOCK_WEIGHTS));
-                segments.fold(0.0, |total, (w, x)| total + w.iter().zip(x).fold(0.0, |a: f32, (w, x)| w.mul_add(*x, a)))
+                segments.fold(0.0, |total, (w, x)| {
+                    total + w.iter().zip(x).fold(0.0, |a: f32, (w, x)| w.mul_add(input_of(*x), a))
+                })
             }
             Weights::Blocks { blocks, has_min } => {
                 let weights = &blocks[row * blocks_per_row..][..blocks_per_row];

@@ -265,7 +265,11 @@ impl Device for ReferenceDevice {
             found: values.len().to_string(),
         };
         if !self.queue.is_empty() {
-            return Err(DeviceError::Limit { what: "steps in flight while a checkpoint is written", limit: 0, asked: 1 });
+            return Err(DeviceError::Limit {
+                what: "steps in flight while a checkpoint is written",
+                limit: 0,
+                asked: 1,
+            });
         }
         if let Some((part, layer, seq)) = cache_part(checkpoint) {
             let seq = batch.seqs.get(seq).ok_or_else(missing)?;
