@@ -358,13 +358,16 @@ fn read_tensor(reader: &mut Reader, index: u64) -> Result<TensorInfo, WeightsErr
         return Err(WeightsError::invalid(subject, "dimensions of at least 1", shape()));
     }
     let cols = dims[0];
-    let Some(row_bytes) = dtype.row_bytes(cols) else {
+    if !cols.is_multiple_of(u64::from(dtype.block_weights())) {
         let expected = format!("rows of a multiple of {} weights ({dtype})", dtype.block_weights());
         return Err(WeightsError::invalid(subject, expected, shape()));
-    };
+    }
     let rows = dims[1..].iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
-    let sizes = rows.and_then(|rows| Some((rows, rows.checked_mul(row_bytes)?, rows.checked_mul(cols)?)));
-    let Some((rows, bytes, _weights)) = sizes else {
+    let sizes = rows.and_then(|rows| {
+        rows.checked_mul(cols)?; // weights are counted in 64 bits as well
+        Some((rows, rows.checked_mul(dtype.row_bytes(cols)?)?))
+    });
+    let Some((rows, bytes)) = sizes else {
         return Err(WeightsError::invalid(subject, "a number of weights and bytes that fits 64 bits", shape()));
     };
     Ok(TensorInfo { dtype, rows, cols, offset, bytes, name })

@@ -200,24 +200,159 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _contex
         // SAFETY: ends the process at once, without destructors or exit handlers.
         unsafe { libc::_exit(1) };
     }
-    restore_previous(signal);
-    if !is_fault {
-        // Sent by `kill`: nothing will fault again after the return.
-        // SAFETY: the signal is blocked here and delivered, with the action just restored, when the handler returns.
+    // SAFETY: an all-zero sigaction is valid: default action, empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    if is_fault {
+        // The instruction faults again after the return and meets what was there before us.
+        set_action(signal, PREVIOUS.get().unwrap_or(&default));
+    } else {
+        // Sent by `kill`: nothing would fault again, so the previous handler could miss it.
+        set_action(signal, &default);
+        // SAFETY: the signal is blocked here and delivered, with the default action, when the handler returns.
         unsafe { libc::raise(signal) };
     }
 }
 
-fn restore_previous(signal: libc::c_int) {
-    // SAFETY: an all-zero sigaction is valid: default action, empty mask.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    let previous = PREVIOUS.get().unwrap_or(&default);
-    // SAFETY: `previous` outlives the call; the old action is not asked for.
-    unsafe { libc::sigaction(signal, previous, std::ptr::null_mut()) };
+fn set_action(signal: libc::c_int, action: &libc::sigaction) {
+    // SAFETY: `action` outlives the call; the old action is not asked for.
+    unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) };
 }
 
 /// Writes without locks or allocation; a failure has nowhere to be reported.
 fn write_stderr(bytes: &[u8]) {
     // SAFETY: the pointer and length are those of a live slice.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Output};
+
+    /// Runs the test `name` of this binary in a process of its own, with the file that it is to map.
+    fn in_child(name: &str, path: &Path) -> Output {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let test = format!("weights::map::tests::{name}");
+        command.args(["--exact", &test, "--nocapture", "--test-threads=1"]).env("KILN_TEST_MAPPED_FILE", path);
+        command.output().unwrap()
+    }
+
+    /// The file to map, if this process is such a child.
+    fn child_path() -> Option<PathBuf> {
+        std::env::var_os("KILN_TEST_MAPPED_FILE").map(PathBuf::from)
+    }
+
+    fn folder_with_file(bytes: usize) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, vec![7; bytes]).unwrap();
+        (folder, path)
+    }
+
+    fn truncate(path: &Path, bytes: u64) {
+        File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_ends_the_process_with_one_line() {
+        if let Some(path) = child_path() {
+            let _other = MappedFile::open(&std::env::current_exe().unwrap()).unwrap();
+            let map = MappedFile::open(&path).unwrap();
+            assert_eq!(map.bytes()[100_000], 7);
+            truncate(&path, 4096);
+            let sum: u64 = map.bytes().iter().map(|b| u64::from(*b)).sum();
+            panic!("read {sum} from pages that are gone");
+        }
+        let (_folder, path) = folder_with_file(200_000);
+        let output = in_child("a_file_that_shrinks_while_it_is_read_ends_the_process_with_one_line", &path);
+        let expected = format!(
+            "error: the model file changed while it was being read: {} was truncated or overwritten\n",
+            path.display()
+        );
+        assert_eq!((output.status.code(), output.status.signal()), (Some(1), None), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+    }
+
+    #[test]
+    fn faults_in_other_maps_take_their_usual_course() {
+        if let Some(path) = child_path() {
+            let _ours = MappedFile::open(&std::env::current_exe().unwrap()).unwrap();
+            // A map that was ours once is no longer.
+            drop(MappedFile::open(&path).unwrap());
+            // SAFETY: the file is truncated below and the fault that this raises is the point.
+            let foreign = unsafe { Mmap::map(&File::open(&path).unwrap()) }.unwrap();
+            truncate(&path, 0);
+            let first = std::hint::black_box(&foreign)[0];
+            panic!("read {first} from a page that is gone");
+        }
+        let (_folder, path) = folder_with_file(5000);
+        let output = in_child("faults_in_other_maps_take_their_usual_course", &path);
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("model file"), "{output:?}");
+    }
+
+    #[test]
+    fn a_signal_that_somebody_sent_ends_the_process() {
+        if let Some(path) = child_path() {
+            let _map = MappedFile::open(&path).unwrap();
+            // SAFETY: raises a signal in this process, which is meant to die of it.
+            unsafe { libc::kill(libc::getpid(), libc::SIGBUS) };
+            std::thread::sleep(std::time::Duration::from_secs(5));
+            panic!("outlived the signal");
+        }
+        let (_folder, path) = folder_with_file(5000);
+        let output = in_child("a_signal_that_somebody_sent_ends_the_process", &path);
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+    }
+
+    #[test]
+    fn maps_are_limited_and_their_places_reused() {
+        if let Some(path) = child_path() {
+            for _ in 0..2 {
+                let maps: Vec<_> = (0..MAPS_MAX).map(|_| MappedFile::open(&path).unwrap()).collect();
+                let error = MappedFile::open(&path).expect_err("one too many").to_string();
+                assert!(error.starts_with("mapped model files: expected at most 256, found"), "{error}");
+                drop(maps);
+            }
+            return;
+        }
+        let (_folder, path) = folder_with_file(10);
+        let output = in_child("maps_are_limited_and_their_places_reused", &path);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    #[test]
+    fn a_file_that_changed_since_it_was_opened_is_noticed() {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 4] = [
+            ("longer", |path| truncate(path, 5001)),
+            ("shorter", |path| truncate(path, 4999)),
+            ("overwritten", |path| {
+                let file = File::options().write(true).open(path).unwrap();
+                file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_nanos(1)).unwrap();
+            }),
+            ("replaced", |path| {
+                let modified = std::fs::metadata(path).unwrap().modified().unwrap();
+                let other = path.with_extension("new");
+                std::fs::write(&other, [7; 5000]).unwrap();
+                File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
+                std::fs::rename(&other, path).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            let (_folder, path) = folder_with_file(5000);
+            let map = MappedFile::open(&path).unwrap();
+            map.verify_unchanged().unwrap();
+            change(&path);
+            let error = map.verify_unchanged().expect_err(what);
+            assert!(matches!(error, WeightsError::Changed { .. }), "{what}: {error}");
+            assert!(error.to_string().starts_with(&format!("{} changed", path.display())), "{what}: {error}");
+        }
+        let (_folder, path) = folder_with_file(5000);
+        let map = MappedFile::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = map.verify_unchanged().expect_err("removed");
+        assert!(matches!(error, WeightsError::Io { .. }), "{error}");
+    }
 }
