@@ -278,7 +278,7 @@ fn spoilt_files_are_errors_or_harmless() {
     // A target that mostly meets one outcome has stopped testing.
     if executions >= 10_000 {
         let share = accepted as f64 / executions as f64;
-        assert!((0.1..0.9).contains(&share), "{share} of the files were spoilt and accepted");
+        assert!((0.05..0.9).contains(&share), "{share} of the files were spoilt and accepted");
     }
 }
 
