@@ -17,13 +17,13 @@ fn records() -> Vec<Record> {
         rest = left;
         Some(taken)
     };
-    let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+    let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
     let mut records = Vec::new();
     while let Some(head) = take(12) {
-        let dtype = DType::from_ggml_type(word(&head[..4])).unwrap();
-        let stored = take(word(&head[8..]) as usize).unwrap();
-        let values = take(4 * word(&head[4..8]) as usize).unwrap();
-        let values = values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let dtype = DType::from_ggml_type(word(&head[..4])).expect("a format that kiln reads");
+        let stored = take(word(&head[8..]) as usize).expect("a whole record");
+        let values = take(4 * word(&head[4..8]) as usize).expect("a whole record");
+        let values = values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
         records.push(Record { dtype, stored, values });
     }
     records

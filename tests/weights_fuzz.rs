@@ -245,7 +245,7 @@ fn execute(seed: u64) -> bool {
         assert_eq!(header.tensor(&info.name), Some(info));
         let view = info.view(bytes);
         assert_eq!(view.data.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr()), info.offset as usize);
-        TensorView::new(view.name, view.dtype, view.rows, view.cols, view.data).unwrap();
+        TensorView::new(view.name, view.dtype, view.rows, view.cols, view.data).expect("a view that fits its shape");
         let row = random.below(view.rows as usize);
         let mut out = vec![0.0; view.cols as usize];
         dequantise_row(view.dtype, view.row(row), &mut out);
