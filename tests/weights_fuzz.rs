@@ -160,10 +160,29 @@ impl Random {
         }
     }
 
+    /// Makes two dimensions of one tensor powers of two whose product is at or near 2^64: wrapped, it would look small.
+    fn overflow_shape(&mut self, file: &mut WrittenGguf) {
+        let length = file.bytes.len();
+        let dims: Vec<_> = file
+            .fields
+            .iter()
+            .filter(|f| f.kind == FieldKind::Dimension && f.offset + f.bytes <= length)
+            .cloned()
+            .collect();
+        let pairs: Vec<_> = dims.windows(2).filter(|pair| pair[0].owner == pair[1].owner).collect();
+        if pairs.is_empty() {
+            return;
+        }
+        let pair = pairs[self.below(pairs.len())];
+        let log2 = self.below(64);
+        file.set(&pair[0], 1 << log2);
+        file.set(&pair[1], (1u64 << (63 - log2)) << self.below(2).min(log2) | self.below(2) as u64);
+    }
+
     /// Spoils `file` in one way.
     fn spoil(&mut self, file: &mut WrittenGguf) {
         let length = file.bytes.len();
-        match self.below(12) {
+        match self.below(13) {
             0..=6 => {
                 let structural: Vec<_> =
                     file.fields.iter().filter(|f| !matches!(f.kind, FieldKind::Text | FieldKind::Scalar)).collect();
@@ -192,6 +211,7 @@ impl Random {
                 let noise = self.bytes(count);
                 file.bytes.splice(at..at, noise);
             }
+            11 => self.overflow_shape(file),
             _ => {
                 for _ in 0..=self.below(4) {
                     if length > 0 {

@@ -182,6 +182,19 @@ fn every_broken_field_is_refused_by_name() {
     }
 }
 
+/// Products that would look harmless if they wrapped.
+#[test]
+fn dimension_products_do_not_wrap() {
+    let dims: &[&[u64]] =
+        &[&[2, 1 << 63, 2], &[4, 1 << 32, 1 << 32], &[1 << 62, 1], &[1 << 32, 1 << 32], &[1 << 60, 4, 4]];
+    for dims in dims {
+        let file = GgufWriter::new().tensor_f32("huge", dims, &[0.0; 64]).write();
+        let shape = dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+        let expected = format!("tensor huge: expected a number of weights and bytes that fits 64 bits, found {shape}");
+        assert_eq!(error_of(&file), expected);
+    }
+}
+
 #[test]
 fn strings_of_arrays_are_checked_one_by_one() {
     let mut file = sample().write();
