@@ -1,0 +1,244 @@
+//! The exact, order-free sampler on the host: what `reference` and `cpu` run and what the GPU's must equal bit for bit.
+
+mod mass;
+mod philox;
+mod select;
+
+use std::collections::HashMap;
+
+use crate::ids::{SlotId, TokenId};
+
+use super::SlotStart;
+use mass::{MASS_ONE, mass, order_key};
+use select::Entry;
+
+/// How one logit row becomes a token. Plain numbers; policy lives in `sampling`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleRow {
+    /// Index among the batch's logit rows.
+    pub logit_row: u32,
+    /// Whose counts, biases and masks apply, and whose last sampled token this becomes.
+    pub slot: SlotId,
+    pub choice: Choice,
+    /// Subtracted once from tokens generated before (and of the prompt, see `penalise_prompt`).
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence.
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
+    pub repetition_penalty: f32,
+    /// Whether presence and frequency count prompt tokens too.
+    pub penalise_prompt: bool,
+    /// Whether the slot's `ids_masked_before_min` are masked.
+    pub before_min_length: bool,
+    /// How many of the most likely tokens to report; `None` reports no log-probabilities at all.
+    pub logprobs: Option<u32>,
+}
+
+/// The choice among the processed logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The largest logit; the lower id wins ties.
+    Greedy,
+    /// Temperature → top-k (0 = off) → top-p (Q32: `2^32` keeps everything) → min-p → draw keyed by
+    /// (seed, choice, output index).
+    Draw { temperature: f32, top_k: u32, top_p_q32: u64, min_p: f32, seed: u64, choice_index: u32, output_index: u32 },
+    /// This token, whatever the logits say: teacher forcing.
+    Forced(TokenId),
+}
+
+/// A chosen token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    pub slot: SlotId,
+    /// `Err` if the raw logits held NaN or ±Inf, or everything was masked.
+    pub token: Result<TokenId, BadRow>,
+    /// Natural log-probability of the chosen token under the model's own distribution; present if asked for.
+    pub logprob: Option<f32>,
+    /// The most likely tokens of that distribution with their log-probabilities, best first, lower id first on ties.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Why a row gives no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRow {
+    #[error("the model's logits hold NaN or infinity")]
+    NotFinite,
+    #[error("every token is masked")]
+    AllMasked,
+}
+
+/// How often a token occurred in a slot's prompt and output.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    prompt: u32,
+    output: u32,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    counts: HashMap<u32, Counts>,
+    logit_bias: Vec<(TokenId, f32)>,
+    masked_before_min: Vec<TokenId>,
+    last_sampled: Option<TokenId>,
+}
+
+/// The sampler with its per-slot state.
+///
+/// Probabilities are integers, `w = rint(exp((l − max) / T) · 2^44)`, so that sums have no order and any number of threads or
+/// CTAs gets the same bits. Rows are independent of each other.
+#[derive(Debug)]
+pub struct HostSampler {
+    slots: Vec<Slot>,
+    /// One row of processed logits.
+    scores: Vec<f32>,
+    entries: Vec<Entry>,
+}
+
+impl HostSampler {
+    pub fn new(slots_max: u32, vocab_size: u32) -> HostSampler {
+        HostSampler {
+            slots: (0..slots_max).map(|_| Slot::default()).collect(),
+            scores: Vec::with_capacity(vocab_size as usize),
+            entries: Vec::with_capacity(vocab_size as usize),
+        }
+    }
+
+    /// Begins a sequence in its slot: what was counted there before is forgotten.
+    pub fn start(&mut self, start: &SlotStart) {
+        let slot = &mut self.slots[start.slot.index()];
+        slot.counts.clear();
+        for id in &start.prompt_ids {
+            slot.counts.entry(id.0).or_default().prompt += 1;
+        }
+        for id in &start.output_ids {
+            slot.counts.entry(id.0).or_default().output += 1;
+        }
+        slot.logit_bias.clone_from(&start.logit_bias);
+        slot.masked_before_min.clone_from(&start.ids_masked_before_min);
+        slot.last_sampled = start.output_ids.last().copied();
+    }
+
+    /// The token last sampled for `slot`, if any.
+    pub fn last_sampled(&self, slot: SlotId) -> Option<TokenId> {
+        self.slots[slot.index()].last_sampled
+    }
+
+    /// Chooses a token from one row of raw logits and counts it.
+    pub fn sample(&mut self, logits: &[f32], row: &SampleRow) -> Sampled {
+        let mut sampled = Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
+        if !all_finite(logits) {
+            return sampled;
+        }
+        sampled.token = match row.choice {
+            Choice::Forced(id) => Ok(id),
+            Choice::Greedy if !self.changes_logits(row) => Ok(TokenId(argmax(logits).0 as u32)),
+            _ => self.choose(logits, row),
+        };
+        if let Ok(token) = sampled.token {
+            let slot = &mut self.slots[row.slot.index()];
+            slot.counts.entry(token.0).or_default().output += 1;
+            slot.last_sampled = Some(token);
+            if let Some(n) = row.logprobs {
+                let log_sum = log_sum_exp(logits);
+                sampled.logprob = Some(log_probability(logits[token.index()], log_sum));
+                sampled.top = select::best(logits, n as usize)
+                    .into_iter()
+                    .map(|i| (TokenId(i), log_probability(logits[i as usize], log_sum)))
+                    .collect();
+            }
+        }
+        sampled
+    }
+
+    fn changes_logits(&self, row: &SampleRow) -> bool {
+        let slot = &self.slots[row.slot.index()];
+        let penalises = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
+        penalises || !slot.logit_bias.is_empty() || (row.before_min_length && !slot.masked_before_min.is_empty())
+    }
+
+    /// Bias → repetition → presence and frequency → minimum length → choice.
+    fn choose(&mut self, logits: &[f32], row: &SampleRow) -> Result<TokenId, BadRow> {
+        let slot = &self.slots[row.slot.index()];
+        self.scores.clear();
+        self.scores.extend_from_slice(logits);
+        for (id, bias) in &slot.logit_bias {
+            self.scores[id.index()] += bias;
+        }
+        for (&id, counts) in &slot.counts {
+            penalise(&mut self.scores[id as usize], counts, row);
+        }
+        if row.before_min_length {
+            for id in &slot.masked_before_min {
+                self.scores[id.index()] = f32::NEG_INFINITY;
+            }
+        }
+        let (best, max) = argmax(&self.scores);
+        if max == f32::NEG_INFINITY {
+            return Err(BadRow::AllMasked);
+        }
+        match row.choice {
+            Choice::Greedy => Ok(TokenId(best as u32)),
+            Choice::Forced(id) => Ok(id),
+            Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } => {
+                let entry = |(index, &score): (usize, &f32)| Entry {
+                    key: order_key(score),
+                    index: index as u32,
+                    mass: mass((score - max) / temperature),
+                };
+                self.entries.clear();
+                self.entries.extend(self.scores.iter().enumerate().map(entry));
+                select::keep_top_k(&mut self.entries, top_k as usize);
+                select::keep_top_p(&mut self.entries, top_p_q32);
+                // Exact: 24 bits of min_p times a power of two.
+                let min_mass = (f64::from(min_p) * MASS_ONE as f64).ceil() as u64;
+                self.entries.retain(|e| e.mass >= min_mass);
+                let random = philox::draw(seed, choice_index, output_index);
+                Ok(TokenId(select::draw(&self.entries, random)))
+            }
+        }
+    }
+}
+
+fn penalise(score: &mut f32, counts: &Counts, row: &SampleRow) {
+    if row.repetition_penalty != 1.0 {
+        *score = if *score > 0.0 { *score / row.repetition_penalty } else { *score * row.repetition_penalty };
+    }
+    let count = counts.output + if row.penalise_prompt { counts.prompt } else { 0 };
+    if count > 0 {
+        *score -= row.presence_penalty + row.frequency_penalty * count as f32;
+    }
+}
+
+fn all_finite(logits: &[f32]) -> bool {
+    // Counting instead of stopping early lets the loop vectorise.
+    logits.iter().map(|l| u32::from(!l.is_finite())).sum::<u32>() == 0
+}
+
+/// (index, value) of the largest element, the first one on ties.
+fn argmax(scores: &[f32]) -> (usize, f32) {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = scores.chunks_exact(LANES);
+    let mut max = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    max = lanes.into_iter().fold(max, f32::max);
+    (scores.iter().position(|&x| x == max).unwrap_or(0), max)
+}
+
+/// (largest logit, `ln Σ exp(l − max)`) of the model's own distribution, from integer masses: no order to depend on.
+fn log_sum_exp(logits: &[f32]) -> (f32, f64) {
+    let (_, max) = argmax(logits);
+    let total: u64 = logits.iter().map(|l| mass(l - max)).sum();
+    (max, (total as f64 / MASS_ONE as f64).ln())
+}
+
+fn log_probability(logit: f32, (max, log_sum): (f32, f64)) -> f32 {
+    (f64::from(logit - max) - log_sum) as f32
+}
+
+#[cfg(test)]
+mod tests;

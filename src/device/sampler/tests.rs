@@ -1,0 +1,254 @@
+//! The sampler against a naive oracle, and its draws against the exact distribution.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn row(choice: Choice) -> SampleRow {
+    SampleRow {
+        logit_row: 0,
+        slot: SlotId(0),
+        choice,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        repetition_penalty: 1.0,
+        penalise_prompt: false,
+        before_min_length: false,
+        logprobs: None,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    temperature: f32,
+    top_k: u32,
+    top_p: f64,
+    min_p: f32,
+}
+
+impl Setting {
+    fn draw(self, seed: u64, output_index: u32) -> Choice {
+        Choice::Draw {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p_q32: (self.top_p * (1u64 << 32) as f64).ceil() as u64,
+            min_p: self.min_p,
+            seed,
+            choice_index: 0,
+            output_index,
+        }
+    }
+}
+
+/// Probabilities after all filters, by sorting, in f64.
+fn oracle(logits: &[f32], s: Setting) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::MIN, f32::max);
+    let weight = |l: f32| (f64::from(l - max) / f64::from(s.temperature)).exp();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    if s.top_k > 0 {
+        order.truncate(s.top_k as usize);
+    }
+    let total: f64 = order.iter().map(|&i| weight(logits[i])).sum();
+    let (mut sum, mut kept) = (0.0, Vec::new());
+    for &i in &order {
+        if !kept.is_empty() && sum >= s.top_p * total {
+            break;
+        }
+        sum += weight(logits[i]);
+        kept.push(i);
+    }
+    kept.retain(|&i| weight(logits[i]) >= f64::from(s.min_p));
+    let total: f64 = kept.iter().map(|&i| weight(logits[i])).sum();
+    let mut p = vec![0.0; logits.len()];
+    for i in kept {
+        p[i] = weight(logits[i]) / total;
+    }
+    p
+}
+
+fn sample_many(logits: &[f32], s: Setting, draws: u32) -> Vec<u32> {
+    let mut sampler = HostSampler::new(1, logits.len() as u32);
+    let mut counts = vec![0; logits.len()];
+    for i in 0..draws {
+        let sampled = sampler.sample(logits, &row(s.draw(7, i)));
+        counts[sampled.token.unwrap().index()] += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_million_draws_follow_the_exact_distribution() {
+    let spread: Vec<f32> = (0..40).map(|i| ((i * 37 % 40) as f32) * 0.15).collect();
+    let ties = vec![1.0f32, 1.0, 0.0, 1.0, 0.0, -2.0, 1.0, 0.5];
+    let settings = [
+        (&spread, Setting { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }),
+        (&spread, Setting { temperature: 0.7, top_k: 12, top_p: 0.9, min_p: 0.0 }),
+        (&spread, Setting { temperature: 1.5, top_k: 0, top_p: 0.8, min_p: 0.1 }),
+        (&ties, Setting { temperature: 1.0, top_k: 6, top_p: 0.95, min_p: 0.0 }),
+    ];
+    for (logits, setting) in settings {
+        let draws = 1_000_000;
+        let counts = sample_many(logits, setting, draws);
+        let (mut chi2, mut degrees) = (0.0, -1.0);
+        for (count, p) in counts.iter().zip(oracle(logits, setting)) {
+            if p == 0.0 {
+                assert_eq!(*count, 0, "{setting:?}: a filtered token was drawn");
+                continue;
+            }
+            let expected = p * f64::from(draws);
+            chi2 += (f64::from(*count) - expected).powi(2) / expected;
+            degrees += 1.0;
+        }
+        // 5 standard deviations of chi-squared: one false alarm in millions, and the seed is fixed.
+        let limit = degrees + 5.0 * (2.0f64 * degrees).sqrt();
+        assert!(chi2 <= limit, "{setting:?}: chi2 {chi2} over {degrees} degrees");
+    }
+}
+
+proptest! {
+    #[test]
+    fn only_what_the_oracle_keeps_is_drawn(
+        logits in prop::collection::vec(-8f32..8.0, 1..200),
+        temperature in 0.2f32..3.0,
+        top_k in 0u32..50,
+        top_p in 0f64..1.0,
+        min_p in 0f32..0.5,
+        seed: u64,
+    ) {
+        let setting = Setting { temperature, top_k, top_p, min_p };
+        let p = oracle(&logits, setting);
+        let mut sampler = HostSampler::new(1, logits.len() as u32);
+        for i in 0..8 {
+            let id = sampler.sample(&logits, &row(setting.draw(seed, i))).token.unwrap();
+            // The oracle's own rounding decides at the last ulp of a boundary: a neighbour there may survive.
+            let relaxed = Setting { top_p: (top_p + 1e-6).min(1.0), min_p: min_p - 1e-6, ..setting };
+            prop_assert!(p[id.index()] > 0.0 || oracle(&logits, relaxed)[id.index()] > 0.0);
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_equal_sorting(
+        keys in prop::collection::vec(prop_oneof![0u32..6, any::<u32>()], 1..300),
+        k in 1usize..320,
+        p_q32 in 0u64..=1 << 32,
+    ) {
+        let entries: Vec<Entry> = keys
+            .iter()
+            .enumerate()
+            .map(|(i, &key)| Entry { key, index: i as u32, mass: u64::from(key % 1000) + 1 })
+            .collect();
+        let mut sorted = entries.clone();
+        sorted.sort_by_key(|e| (std::cmp::Reverse(e.key), e.index));
+        let by_index = |mut e: Vec<Entry>| { e.sort_by_key(|e| e.index); e };
+
+        let mut got = entries.clone();
+        select::keep_top_k(&mut got, k);
+        prop_assert_eq!(got, by_index(sorted.iter().take(k).copied().collect()));
+
+        let total: u64 = entries.iter().map(|e| e.mass).sum();
+        let target = (u128::from(total) * u128::from(p_q32)).div_ceil(1 << 32) as u64;
+        let mut sum = 0;
+        let take_while = sorted.iter().take_while(|e| { let before = sum; sum += e.mass; before < target.max(1) });
+        let want = by_index(take_while.copied().collect());
+        let mut got = entries;
+        select::keep_top_p(&mut got, p_q32);
+        prop_assert_eq!(got, want);
+    }
+}
+
+#[test]
+fn limits_of_the_filters() {
+    let logits = vec![0.0f32, 3.0, 1.0, 3.0, -1.0];
+    let all = Setting { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+    let support = |s: Setting| -> Vec<usize> {
+        let counts = sample_many(&logits, s, 20_000);
+        (0..counts.len()).filter(|&i| counts[i] > 0).collect()
+    };
+    assert_eq!(support(all), [0, 1, 2, 3, 4]);
+    assert_eq!(support(Setting { top_p: 0.0, ..all }), [1], "p = 0 keeps the first of the best");
+    assert_eq!(support(Setting { top_p: 0.999_999_9, ..all }), [0, 1, 2, 3, 4]);
+    assert_eq!(support(Setting { top_k: 1, ..all }), [1]);
+    assert_eq!(support(Setting { top_k: 2, ..all }), [1, 3]);
+    assert_eq!(support(Setting { top_k: 5, ..all }), [0, 1, 2, 3, 4]);
+    assert_eq!(support(Setting { min_p: 1.0, ..all }), [1, 3]);
+    assert_eq!(support(Setting { temperature: 1e-30, ..all }), [1, 3], "ties survive any temperature");
+    let even = sample_many(&logits, Setting { temperature: 1e30, ..all }, 50_000);
+    assert!(even.iter().all(|&c| (9_500..10_500).contains(&c)), "{even:?}");
+}
+
+#[test]
+fn bad_rows_are_errors_and_touch_nothing() {
+    let mut sampler = HostSampler::new(2, 3);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let sampled = sampler.sample(&[0.0, bad, 1.0], &row(Choice::Greedy));
+        assert_eq!(sampled.token, Err(BadRow::NotFinite));
+        assert_eq!(sampler.last_sampled(SlotId(0)), None);
+    }
+    let ids: Vec<TokenId> = (0..3).map(TokenId).collect();
+    sampler.start(&SlotStart { slot: SlotId(0), ids_masked_before_min: ids, ..SlotStart::default() });
+    let masked = SampleRow { before_min_length: true, ..row(Choice::Greedy) };
+    assert_eq!(sampler.sample(&[0.0, 2.0, 1.0], &masked).token, Err(BadRow::AllMasked));
+    let other = SampleRow { slot: SlotId(1), ..masked };
+    assert_eq!(sampler.sample(&[0.0, 2.0, 1.0], &other).token, Ok(TokenId(1)));
+}
+
+#[test]
+fn penalties_count_their_scope() {
+    let start = |output: &[u32]| SlotStart {
+        prompt_ids: vec![TokenId(0), TokenId(0)],
+        output_ids: output.iter().map(|&i| TokenId(i)).collect(),
+        ..SlotStart::default()
+    };
+    let greedy = row(Choice::Greedy);
+    let cases = [
+        ("none", greedy.clone(), 0),
+        ("presence counts the output only", SampleRow { presence_penalty: 2.0, ..greedy.clone() }, 0),
+        ("and the prompt if asked", SampleRow { presence_penalty: 2.0, penalise_prompt: true, ..greedy.clone() }, 2),
+        ("frequency per occurrence", SampleRow { frequency_penalty: 0.6, penalise_prompt: true, ..greedy.clone() }, 2),
+        ("repetition divides positive logits", SampleRow { repetition_penalty: 2.0, ..greedy.clone() }, 2),
+        ("a negative penalty rewards", SampleRow { presence_penalty: -5.0, ..greedy.clone() }, 1),
+    ];
+    for (name, row, want) in cases {
+        let mut sampler = HostSampler::new(1, 4);
+        sampler.start(&start(&[1]));
+        assert_eq!(sampler.sample(&[3.0, 2.5, 2.0, -1.0], &row).token, Ok(TokenId(want)), "{name}");
+    }
+    // Tokens that are sampled count from then on.
+    let mut sampler = HostSampler::new(1, 4);
+    let row = SampleRow { presence_penalty: 1.0, ..greedy };
+    let ids: Vec<_> = (0..3).map(|_| sampler.sample(&[3.0, 2.5, 2.2, 0.0], &row).token.unwrap().0).collect();
+    assert_eq!(ids, [0, 1, 2]);
+}
+
+#[test]
+fn logprobs_are_of_the_raw_distribution() {
+    let logits = [1.0f32, 2.0, 0.5, 2.0];
+    let exact = |l: f32| f64::from(l) - logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+    let mut sampler = HostSampler::new(1, 4);
+    sampler.start(&SlotStart { logit_bias: vec![(TokenId(2), 50.0)], ..SlotStart::default() });
+    let sampled = sampler.sample(&logits, &SampleRow { logprobs: Some(3), ..row(Choice::Greedy) });
+    assert_eq!(sampled.token, Ok(TokenId(2)));
+    assert!((f64::from(sampled.logprob.unwrap()) - exact(0.5)).abs() <= 1e-6);
+    assert_eq!(sampled.top.iter().map(|t| t.0.0).collect::<Vec<_>>(), [1, 3, 0]);
+    for (id, logprob) in sampled.top {
+        assert!((f64::from(logprob) - exact(logits[id.index()])).abs() <= 1e-6);
+    }
+}
+
+#[test]
+fn a_draw_depends_on_its_name_alone() {
+    let logits: Vec<f32> = (0..500).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
+    let s = Setting { temperature: 0.9, top_k: 0, top_p: 0.95, min_p: 0.0 };
+    let mut a = HostSampler::new(3, 500);
+    let mut b = HostSampler::new(3, 500);
+    let mut distinct = std::collections::HashSet::new();
+    for i in (0..50).rev() {
+        a.sample(&logits, &SampleRow { slot: SlotId(1), ..row(s.draw(3, 99)) });
+        let first = a.sample(&logits, &row(s.draw(11, i))).token;
+        let second = b.sample(&logits, &SampleRow { slot: SlotId(2), ..row(s.draw(11, i)) }).token;
+        assert_eq!(first, second);
+        distinct.insert(first.unwrap());
+    }
+    assert!(distinct.len() > 20);
+}
