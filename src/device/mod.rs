@@ -9,7 +9,7 @@ pub mod sampler;
 
 pub use batch::{Batch, BatchSeq, InputToken, Limits, MemoryUse, SlotStart, StepOutput};
 pub use error::DeviceError;
-pub use sampler::{Choice, SampleRow, Sampled};
+pub use sampler::{BadRow, Choice, SampleRow, Sampled};
 
 use crate::ids::BlockId;
 

@@ -1,1 +1,326 @@
-//! Sequences, scheduling and steps.
+//! Sequences, scheduling and steps: `Engine::step` = schedule → submit → sample → collect → postprocess. Numbers only; stop
+//! strings belong to the text layer, which cancels what it has seen enough of.
+
+mod metrics;
+pub mod scheduler;
+mod sequence;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+pub use metrics::SequenceMetrics;
+pub use sequence::{FinishReason, Request, Sequence};
+
+use crate::device::{BadRow, Batch, BatchSeq, Choice, Device, DeviceError, InputToken, MemoryUse, Sampled};
+use crate::ids::{SeqId, SlotId, TokenId};
+use crate::kv::{BlockManager, BlockTable};
+use crate::sampling::{ParamError, SamplingParams};
+
+use scheduler::{Scheduler, Work};
+
+/// Why the engine refuses or fails.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    #[error("the prompt has {n_prompt_tokens} tokens, the context {n_ctx}: shorten the prompt or raise --ctx-size")]
+    PromptTooLong { n_prompt_tokens: u32, n_ctx: u32 },
+    #[error("token id {id} is not in the vocabulary of {vocab_size}")]
+    UnknownToken { id: TokenId, vocab_size: u32 },
+    #[error("the KV cache has {blocks} blocks, the request can need {needed}: raise the cache or lower max_tokens")]
+    NeverFits { needed: u32, blocks: u32 },
+    #[error("sequences are running: score when the engine is idle")]
+    Busy,
+    #[error(transparent)]
+    BadRow(#[from] BadRow),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// What happened in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// One more output token.
+    Token { seq: SeqId, id: TokenId, logprob: Option<f32>, top: Vec<(TokenId, f32)> },
+    /// The sequence's last event.
+    Finished { seq: SeqId, reason: FinishReason, metrics: SequenceMetrics },
+    /// The sequence's last event: its logits were unusable.
+    Failed { seq: SeqId, error: BadRow },
+}
+
+/// A step that was submitted and not collected: who waits for which sampled row.
+#[derive(Debug)]
+struct InFlight {
+    step: u64,
+    samples: Vec<SeqId>,
+}
+
+/// Runs sequences on a device.
+pub struct Engine {
+    device: Box<dyn Device>,
+    scheduler: Scheduler,
+    /// Ids that end a sequence.
+    end_ids: Vec<TokenId>,
+    vocab_size: u32,
+    next_seq: u32,
+    /// The number of the last submitted step.
+    step: u64,
+    in_flight: VecDeque<InFlight>,
+    events: Vec<Event>,
+}
+
+impl Engine {
+    /// An engine on a prepared device. `end_ids` end sequences, unless a request ignores them.
+    pub fn new(device: Box<dyn Device>, vocab_size: u32, end_ids: Vec<TokenId>) -> Engine {
+        let limits = device.limits().clone();
+        let blocks = BlockManager::new(limits.num_blocks, limits.block_tokens);
+        Engine {
+            scheduler: Scheduler::new(blocks, limits.slots_max, limits.step_rows_max, limits.logit_rows_max),
+            device,
+            end_ids,
+            vocab_size,
+            next_seq: 0,
+            step: 0,
+            in_flight: VecDeque::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Accepts a request, or refuses it at once with the numbers.
+    pub fn add(&mut self, request: Request) -> Result<SeqId, EngineError> {
+        request.params.validate(self.vocab_size)?;
+        let n_ctx = self.device.limits().context_tokens_max;
+        let n_prompt_tokens = request.prompt_ids.len() as u32;
+        self.check_ids(&request.prompt_ids)?;
+        if n_prompt_tokens >= n_ctx {
+            return Err(EngineError::PromptTooLong { n_prompt_tokens, n_ctx });
+        }
+        let max_tokens = request.params.max_tokens.unwrap_or(u32::MAX).min(n_ctx - n_prompt_tokens);
+        // The last token is sampled, not computed.
+        let needed = self.scheduler.blocks().blocks_for(n_prompt_tokens + max_tokens - u32::from(max_tokens > 0));
+        let blocks = self.scheduler.blocks().num_blocks();
+        if needed > blocks {
+            return Err(EngineError::NeverFits { needed, blocks });
+        }
+        let id = SeqId(self.next_seq);
+        self.next_seq += 1;
+        let seq = Sequence::new(id, request, max_tokens);
+        if max_tokens == 0 {
+            let metrics = self.metrics_of(&seq);
+            self.events.push(Event::Finished { seq: id, reason: FinishReason::Length, metrics });
+        } else {
+            self.scheduler.add(seq);
+        }
+        Ok(id)
+    }
+
+    /// Ends a sequence now. Its blocks are free once no step in flight uses them. False if there is none of that id.
+    pub fn cancel(&mut self, id: SeqId) -> bool {
+        let found = self.scheduler.sequence_mut(id).is_some();
+        if found {
+            self.finish(id, FinishReason::Cancelled);
+        }
+        found
+    }
+
+    /// Whether there is nothing to do and nothing to tell.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.in_flight.is_empty() && self.events.is_empty()
+    }
+
+    pub fn memory(&self) -> MemoryUse {
+        self.device.memory()
+    }
+
+    pub fn device_name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Positions that one sequence can hold.
+    pub fn context_tokens_max(&self) -> u32 {
+        self.device.limits().context_tokens_max
+    }
+
+    /// Sequences computed again for lack of blocks.
+    pub fn preemptions(&self) -> u64 {
+        self.scheduler.preemptions()
+    }
+
+    /// Submits the next step if there is work, collects the oldest one if the device is full or nothing else is left, and
+    /// returns what happened.
+    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        if self.in_flight.len() < self.device.steps_in_flight_max() {
+            let work = self.scheduler.schedule(self.step);
+            if !work.is_empty() {
+                self.submit(&work)?;
+            } else if self.in_flight.is_empty() {
+                return Ok(std::mem::take(&mut self.events));
+            }
+            if self.in_flight.len() < self.device.steps_in_flight_max() && !work.is_empty() {
+                return Ok(std::mem::take(&mut self.events));
+            }
+        }
+        self.collect()?;
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// Teacher forcing: the log-probability of every id given those before it, with the `top_n` best at its place. The
+    /// first id has none. The engine must be idle.
+    pub fn score(&mut self, ids: &[TokenId], top_n: u32) -> Result<Vec<Option<Sampled>>, EngineError> {
+        if !self.is_idle() {
+            return Err(EngineError::Busy);
+        }
+        self.check_ids(ids)?;
+        let n_ctx = self.device.limits().context_tokens_max;
+        if ids.len() as u32 > n_ctx {
+            return Err(EngineError::PromptTooLong { n_prompt_tokens: ids.len() as u32, n_ctx });
+        }
+        let mut table = BlockTable::default();
+        let blocks = self.scheduler.blocks();
+        let rows = ids.len() as u32 - 1;
+        blocks.grow(&mut table, rows).map_err(|e| EngineError::NeverFits { needed: e.asked, blocks: e.total })?;
+        let scored = self.score_rows(ids, top_n, &table);
+        self.scheduler.blocks().release(&mut table);
+        scored
+    }
+
+    fn score_rows(
+        &mut self,
+        ids: &[TokenId],
+        top_n: u32,
+        table: &BlockTable,
+    ) -> Result<Vec<Option<Sampled>>, EngineError> {
+        let limits = self.device.limits();
+        let rows_max = limits.step_rows_max.min(limits.logit_rows_max) as usize;
+        let params = SamplingParams { logprobs: Some(top_n), ..SamplingParams::default() };
+        let mut scored = vec![None];
+        let mut starts = vec![params.slot_start(SlotId(0), &[], &[], &[])];
+        for start in (0..ids.len() - 1).step_by(rows_max) {
+            let inputs = &ids[start..(start + rows_max).min(ids.len() - 1)];
+            let batch = Batch {
+                starts: std::mem::take(&mut starts),
+                seqs: vec![BatchSeq {
+                    slot: SlotId(0),
+                    position_start: start as u32,
+                    tokens: inputs.iter().map(|&id| InputToken::Id(id)).collect(),
+                    block_table: table.blocks().to_vec(),
+                    logit_rows: (0..inputs.len() as u32).collect(),
+                }],
+            };
+            let forced = |i: usize| {
+                let mut row = params.sample_row(SlotId(0), i as u32, 0, 0);
+                row.choice = Choice::Forced(ids[start + i + 1]);
+                row
+            };
+            self.device.submit(&batch)?;
+            self.device.sample(&(0..inputs.len()).map(forced).collect::<Vec<_>>())?;
+            for sampled in self.device.collect()?.sampled {
+                sampled.token?;
+                scored.push(Some(sampled));
+            }
+        }
+        Ok(scored)
+    }
+
+    fn check_ids(&self, ids: &[TokenId]) -> Result<(), EngineError> {
+        if ids.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        match ids.iter().find(|id| id.0 >= self.vocab_size) {
+            Some(&id) => Err(EngineError::UnknownToken { id, vocab_size: self.vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn submit(&mut self, work: &[Work]) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        let (mut rows, mut waiters) = (Vec::new(), Vec::new());
+        for item in work {
+            let Some(seq) = self.scheduler.running_mut(item.seq) else { continue };
+            let Some(slot) = seq.slot else { continue };
+            let params = &seq.request.params;
+            if std::mem::take(&mut seq.needs_start) {
+                batch.starts.push(params.slot_start(slot, &seq.request.prompt_ids, &seq.output_ids, &self.end_ids));
+            }
+            let positions = seq.submitted..seq.submitted + item.rows;
+            batch.seqs.push(BatchSeq {
+                slot,
+                position_start: seq.submitted,
+                tokens: positions.map(|position| seq.input(position)).collect(),
+                block_table: seq.table.blocks().to_vec(),
+                logit_rows: if item.samples { vec![item.rows - 1] } else { Vec::new() },
+            });
+            seq.submitted += item.rows;
+            seq.times.first_submitted.get_or_insert_with(Instant::now);
+            if item.samples {
+                let output_index = seq.output_ids.len() as u32 + seq.pending;
+                rows.push(params.sample_row(slot, rows.len() as u32, output_index, seq.request.seed));
+                seq.pending += 1;
+                waiters.push(seq.id);
+            }
+        }
+        self.device.submit(&batch)?;
+        self.device.sample(&rows)?;
+        self.step += 1;
+        self.in_flight.push_back(InFlight { step: self.step, samples: waiters });
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<(), EngineError> {
+        let Some(step) = self.in_flight.pop_front() else { return Ok(()) };
+        let output = self.device.collect()?;
+        assert_eq!(output.sampled.len(), step.samples.len(), "a device answers every sample row");
+        self.scheduler.collected(step.step);
+        for (id, sampled) in step.samples.into_iter().zip(output.sampled) {
+            self.receive(id, sampled);
+        }
+        Ok(())
+    }
+
+    /// One sampled token. Sequences that ended while it was in flight are gone: that was overshoot.
+    fn receive(&mut self, id: SeqId, sampled: Sampled) {
+        let Some(seq) = self.scheduler.sequence_mut(id) else { return };
+        seq.pending -= 1;
+        let token = match sampled.token {
+            Ok(token) => token,
+            Err(error) => {
+                self.scheduler.remove(id, self.step);
+                self.events.push(Event::Failed { seq: id, error });
+                return;
+            }
+        };
+        let now = Instant::now();
+        seq.output_ids.push(token);
+        seq.times.first_token.get_or_insert(now);
+        seq.times.last_token = Some(now);
+        let params = &seq.request.params;
+        let is_end = !params.ignore_eos && self.end_ids.contains(&token);
+        let stops = is_end || params.stop_token_ids.contains(&token);
+        let is_full = seq.output_ids.len() as u32 >= seq.max_tokens;
+        self.events.push(Event::Token { seq: id, id: token, logprob: sampled.logprob, top: sampled.top });
+        if stops {
+            self.finish(id, FinishReason::Stop);
+        } else if is_full {
+            self.finish(id, FinishReason::Length);
+        }
+    }
+
+    fn finish(&mut self, id: SeqId, reason: FinishReason) {
+        if let Some(seq) = self.scheduler.remove(id, self.step) {
+            let metrics = self.metrics_of(&seq);
+            self.events.push(Event::Finished { seq: id, reason, metrics });
+            if self.in_flight.is_empty() {
+                self.scheduler.collected(self.step);
+            }
+        }
+    }
+
+    fn metrics_of(&self, seq: &Sequence) -> SequenceMetrics {
+        SequenceMetrics::of(seq, self.context_tokens_max())
+    }
+}
+
+#[cfg(test)]
+mod tests;
