@@ -1,1 +1,23 @@
-//! See the package description.
+//! The simulated GPU's executor: runs lowered PTX on the CPU, warp by warp, checks every access and counts what happens.
+//!
+//! [`Gpu`] holds memory; [`LoadedModule::load`] lowers PTX text to [`Kernel`]s; [`Gpu::launch`] runs one and returns what it
+//! counted, or the first [`Finding`].
+
+mod check;
+mod counters;
+mod exec;
+mod finding;
+mod gpu;
+mod lanes;
+mod lower;
+mod matrix;
+pub mod memory;
+mod program;
+mod rng;
+
+pub use counters::Counters;
+pub use finding::{Finding, FindingKind, Place};
+pub use gpu::{
+    Arithmetic, Checks, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LaunchReport, LoadError, LoadedModule,
+    ParamSlot,
+};

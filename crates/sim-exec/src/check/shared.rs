@@ -1,0 +1,196 @@
+//! Shared memory of one CTA: bytes, which of them were written or await an asynchronous copy, and who touched them last.
+
+use super::clock::{Actor, Conflict};
+
+/// The last access to a word, as far as races need it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Touch {
+    tick: u32,
+    warp: u16,
+    lane: u8,
+    /// Bytes of the word; 0 for no access.
+    bytes: u8,
+    atomic: bool,
+}
+
+impl Touch {
+    fn conflict(&self, who: &Actor<'_>, now: &Touch, wrote: bool) -> Option<Conflict> {
+        if self.bytes & now.bytes == 0 || self.atomic && now.atomic {
+            return None;
+        }
+        let known = who.clock.own[self.warp as usize];
+        let ordered =
+            if self.warp == now.warp { self.lane == now.lane || self.tick < known } else { self.tick <= known };
+        (!ordered).then_some(Conflict {
+            other_cluster: who.cluster,
+            other_warp: self.warp.into(),
+            other_lane: self.lane.into(),
+            other_wrote: wrote,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct WordRaces {
+    write: Touch,
+    /// The first and the latest read since that write: enough to see most readers without a clock per word.
+    reads: [Touch; 2],
+}
+
+/// What is wrong with an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Unwritten,
+    AsyncPending,
+    Race(Conflict),
+}
+
+/// Which checks apply to one access.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    pub offset: u32,
+    pub width: u32,
+    pub lane: usize,
+    pub atomic: bool,
+}
+
+/// Shared memory of a CTA.
+#[derive(Debug)]
+pub struct SharedMemory {
+    bytes: Vec<u8>,
+    /// Per word: low nibble for written bytes, high nibble for bytes that an asynchronous copy will still write.
+    state: Vec<u8>,
+    races: Vec<WordRaces>,
+    check_written: bool,
+}
+
+impl SharedMemory {
+    /// `length` bytes, unwritten.
+    pub fn new(length: u32, check_written: bool, check_races: bool) -> Self {
+        let words = (length as usize).div_ceil(4) + 1;
+        SharedMemory {
+            bytes: vec![0; words * 4],
+            state: vec![0; words],
+            races: vec![WordRaces::default(); if check_races { words } else { 0 }],
+            check_written,
+        }
+    }
+
+    /// The value of an aligned access of 1, 2, 4 or 8 bytes.
+    #[inline]
+    pub fn load(&self, offset: u32, width: u32) -> u64 {
+        let at = offset as usize;
+        match width {
+            1 => self.bytes[at].into(),
+            2 => u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]).into(),
+            4 => u32::from_le_bytes(self.array(at)).into(),
+            _ => u64::from_le_bytes(self.array(at)),
+        }
+    }
+
+    #[inline]
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        out.copy_from_slice(&self.bytes[at..at + N]);
+        out
+    }
+
+    /// Stores 1, 2, 4 or 8 bytes and counts them as written.
+    #[inline]
+    pub fn store(&mut self, offset: u32, width: u32, value: u64) {
+        let at = offset as usize;
+        self.bytes[at..at + width as usize].copy_from_slice(&value.to_le_bytes()[..width as usize]);
+        for (word, bytes) in touched_words(offset, width) {
+            self.state[word] |= bytes;
+        }
+    }
+
+    /// Marks bytes that an asynchronous copy will write.
+    pub fn await_copy(&mut self, offset: u32, length: u32) {
+        for (word, bytes) in touched_words(offset, length) {
+            self.state[word] = self.state[word] & !bytes | bytes << 4;
+        }
+    }
+
+    /// Ends an asynchronous copy: its bytes arrive.
+    pub fn finish_copy(&mut self, offset: u32, data: &[u8]) {
+        self.bytes[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        for (word, bytes) in touched_words(offset, data.len() as u32) {
+            self.state[word] = self.state[word] & !(bytes << 4) | bytes;
+        }
+    }
+
+    /// Checks a read and remembers it.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check_read(&mut self, who: &Actor<'_>, access: Access) -> Result<(), Trouble> {
+        for (word, bytes) in touched_words(access.offset, access.width) {
+            let state = self.state[word];
+            if state >> 4 & bytes != 0 {
+                return Err(Trouble::AsyncPending);
+            }
+            if self.check_written && state & bytes != bytes {
+                return Err(Trouble::Unwritten);
+            }
+            if let Some(races) = self.races.get_mut(word) {
+                let now = touch(who, access, bytes);
+                if let Some(conflict) = races.write.conflict(who, &now, true) {
+                    return Err(Trouble::Race(conflict));
+                }
+                let first = &mut races.reads[0];
+                if first.bytes == 0 || first.warp == now.warp && first.tick != now.tick {
+                    *first = now;
+                }
+                races.reads[1] = now;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a write and remembers it. Writing the value that is already there is no race.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check_write(&mut self, who: &Actor<'_>, access: Access, value: u64) -> Result<(), Trouble> {
+        let same = !self.races.is_empty() && access.width <= 8 && self.load(access.offset, access.width) == value;
+        for (word, bytes) in touched_words(access.offset, access.width) {
+            if self.state[word] >> 4 & bytes != 0 {
+                return Err(Trouble::AsyncPending);
+            }
+            let written = self.state[word] & bytes == bytes;
+            if let Some(races) = self.races.get_mut(word) {
+                let now = touch(who, access, bytes);
+                let mut conflict = if same && written { None } else { races.write.conflict(who, &now, true) };
+                if !(same && written) {
+                    conflict = conflict.or_else(|| races.reads.iter().find_map(|r| r.conflict(who, &now, false)));
+                }
+                if let Some(conflict) = conflict {
+                    return Err(Trouble::Race(conflict));
+                }
+                *races = WordRaces { write: now, reads: Default::default() };
+            }
+        }
+        Ok(())
+    }
+}
+
+fn touch(who: &Actor<'_>, access: Access, bytes: u8) -> Touch {
+    Touch {
+        tick: who.clock.own[who.warp],
+        warp: who.warp as u16,
+        lane: access.lane as u8,
+        bytes,
+        atomic: access.atomic,
+    }
+}
+
+/// The words that a range touches, with the bytes of each as a nibble.
+fn touched_words(offset: u32, length: u32) -> impl Iterator<Item = (usize, u8)> {
+    let end = offset + length;
+    (offset / 4..end.div_ceil(4)).map(move |word| {
+        let from = offset.max(word * 4) - word * 4;
+        let to = end.min(word * 4 + 4) - word * 4;
+        (word as usize, ((1u8 << (to - from)) - 1) << from)
+    })
+}

@@ -1,0 +1,106 @@
+//! cp.async: the copy happens when it is waited for, as late as the ISA allows, and until then nobody may touch its
+//! destination.
+
+use super::state::Fault;
+use super::warp::{Flow, Step, each};
+use crate::finding::FindingKind;
+use crate::lanes::Mask;
+use crate::memory::SHARED_WINDOW;
+use crate::program::Op;
+
+/// A copy that was issued and not waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingCopy {
+    pub lane: usize,
+    /// The lane's group that it belongs to.
+    pub group: u32,
+    pub cta: usize,
+    pub to: u32,
+    pub from: u64,
+    pub bytes: u32,
+    /// Bytes that are read; the rest is zero.
+    pub from_bytes: u32,
+}
+
+impl Step<'_, '_> {
+    pub(super) fn copy(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
+        match op {
+            Op::CopyAsync { to, from, bytes, from_bytes, ignore } => {
+                self.counters.async_copies += 1;
+                let (targets, sources) = (self.addresses(to), self.addresses(from));
+                let ignored = ignore.map_or(0, |p| self.pred(p));
+                for lane in each(active) {
+                    let read = match from_bytes {
+                        _ if ignored >> lane & 1 != 0 => 0,
+                        Some(slot) => (self.reg(*slot)[lane] as u32).min(*bytes),
+                        None => *bytes,
+                    };
+                    self.issue(lane, targets[lane], sources[lane], *bytes, read)?;
+                }
+            }
+            Op::CopyCommit => each(active).for_each(|lane| self.warp.copy_groups[lane] += 1),
+            Op::CopyWait { pending } => {
+                let groups = self.warp.copy_groups;
+                self.finish_copies(active, |lane| groups[lane].saturating_sub(*pending))?;
+            }
+            other => panic!("{other:?} is no copy"),
+        }
+        Ok(Flow::Next)
+    }
+
+    fn issue(&mut self, lane: usize, target: u64, source: u64, bytes: u32, from_bytes: u32) -> Result<(), Fault> {
+        let target = if target >= SHARED_WINDOW { target - SHARED_WINDOW } else { target };
+        for (address, what) in [(target, "destination"), (source, "source")] {
+            if address % u64::from(bytes) != 0 {
+                let message = format!("{what} {address:#x} of a {bytes}-byte copy is not a multiple of {bytes}");
+                return Err(Fault::new(FindingKind::Misaligned, Some(lane), message));
+            }
+        }
+        let (cta, to) = self.shared_at(target, bytes.into(), lane)?;
+        if from_bytes > 0 {
+            self.allocation(&[source; 32], 1 << lane, from_bytes.into())?;
+        }
+        for part in (0..bytes).step_by(4) {
+            // The value is not known yet; one that differs from what is there makes it a write for the race checker.
+            let other = !self.ctas[cta].shared.load(to + part, 4) & 0xffff_ffff;
+            self.check_shared_write(cta, to + part, 4, lane, false, other)?;
+        }
+        self.ctas[cta].shared.await_copy(to, bytes);
+        let group = self.warp.copy_groups[lane];
+        self.warp.copies.push(PendingCopy { lane, group, cta, to, from: source, bytes, from_bytes });
+        Ok(())
+    }
+
+    /// Ends the copies of `active` lanes whose group is below `limit(lane)`.
+    pub(super) fn finish_copies(&mut self, active: Mask, limit: impl Fn(usize) -> u32) -> Result<(), Fault> {
+        let due = |c: &PendingCopy| active >> c.lane & 1 != 0 && c.group < limit(c.lane);
+        let copies = std::mem::take(&mut self.warp.copies);
+        let (now, later): (Vec<_>, Vec<_>) = copies.into_iter().partition(due);
+        self.warp.copies = later;
+        for copy in now {
+            let mut data = [0u8; 16];
+            if copy.from_bytes > 0 {
+                let Some(allocation) = self.allocation(&[copy.from; 32], 1 << copy.lane, copy.from_bytes.into())?
+                else {
+                    panic!("one lane's copy cannot lie in several allocations");
+                };
+                let offset = copy.from - allocation.base;
+                let read = &mut data[..copy.from_bytes as usize];
+                if self.launch.gpu.config.checks.uninitialised
+                    && let Some(i) = (0..read.len() as u64).find(|i| !allocation.is_written(offset + i, 1))
+                {
+                    let message =
+                        format!("copy of offset {} of {}, which nothing has written", offset + i, allocation.label);
+                    return Err(Fault::new(FindingKind::Uninitialised, Some(copy.lane), message));
+                }
+                allocation.read_bytes(offset, read);
+            }
+            self.ctas[copy.cta].shared.finish_copy(copy.to, &data[..copy.bytes as usize]);
+            for part in (0..copy.bytes).step_by(4) {
+                let other = !self.ctas[copy.cta].shared.load(copy.to + part, 4) & 0xffff_ffff;
+                self.check_shared_write(copy.cta, copy.to + part, 4, copy.lane, false, other)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,394 @@
+//! One warp's turn: choosing a fragment, running it until it waits, splits or meets another.
+//!
+//! Divergence follows the smallest program counter, which reconverges structured code at its join. Fragments whose turn never
+//! comes because others loop get one after [`PATIENCE`] backward branches, so that lanes can wait for lanes of their own warp.
+
+use super::locate;
+use super::state::{Cluster, Cta, Fault, Fragment, Launch, Wait, Warp};
+use crate::counters::Counters;
+use crate::finding::{Finding, FindingKind};
+use crate::lanes::{FULL, Lanes, Mask};
+use crate::program::{BoolOp, Op, Pred, PredSlot, SINK, Slot};
+
+/// Backward branches after which another fragment gets a turn.
+const PATIENCE: u32 = 200;
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Every fragment waits.
+    Blocked,
+    /// The budget is used up.
+    Turn,
+    /// A wait failed; others should run first.
+    Spin,
+}
+
+/// What follows an operation.
+#[derive(Debug)]
+pub enum Flow {
+    Next,
+    Branch(u32),
+    /// Per lane targets.
+    BranchLanes(Box<[(u32, Mask)]>),
+    Exit,
+    Wait(Wait),
+    /// Go on, but let others run first.
+    Yield,
+}
+
+/// A warp at work: everything an operation can reach.
+pub struct Step<'a, 'l> {
+    pub launch: &'a Launch<'l>,
+    pub cluster_id: u32,
+    pub ctas: &'a mut [Cta],
+    pub cluster_barrier: &'a mut super::state::BarrierState,
+    pub warp: &'a mut Warp,
+    pub counters: &'a mut Counters,
+    /// The fragment was at a barrier that has now completed.
+    pub resumed: bool,
+    pub pc: u32,
+}
+
+/// Runs warp `at` of a cluster for at most `budget` instructions.
+pub fn run(launch: &Launch<'_>, cluster: &mut Cluster, at: usize, budget: u64) -> Result<Outcome, Finding> {
+    let mut step = Step {
+        launch,
+        cluster_id: cluster.id,
+        ctas: &mut cluster.ctas,
+        cluster_barrier: &mut cluster.barrier,
+        warp: &mut cluster.warps[at],
+        counters: &mut cluster.counters,
+        resumed: false,
+        pc: 0,
+    };
+    let result = step.turn(budget);
+    let pc = step.pc;
+    result.map_err(|fault| locate(launch, cluster, at, pc, fault))
+}
+
+impl Step<'_, '_> {
+    fn turn(&mut self, budget: u64) -> Result<Outcome, Fault> {
+        let end = self.warp.instructions + budget;
+        loop {
+            let Some(i) = self.pick() else {
+                return Ok(if self.warp.fragments.is_empty() { Outcome::Done } else { Outcome::Blocked });
+            };
+            let fragment = self.warp.fragments.swap_remove(i);
+            if let Some(outcome) = self.run_fragment(fragment, end)? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// The fragment to run: the ready one with the smallest program counter.
+    fn pick(&mut self) -> Option<usize> {
+        self.resumed = false;
+        if let [only] = self.warp.fragments.as_slice()
+            && only.wait.is_none()
+        {
+            return Some(0);
+        }
+        let impatient = self.warp.impatience > PATIENCE;
+        if impatient {
+            self.warp.impatience = 0;
+        }
+        let ready = (0..self.warp.fragments.len()).filter(|&i| self.is_ready(&self.warp.fragments[i]));
+        let i = if impatient {
+            ready.max_by_key(|&i| self.warp.fragments[i].pc)?
+        } else {
+            ready.min_by_key(|&i| self.warp.fragments[i].pc)?
+        };
+        let fragment = &mut self.warp.fragments[i];
+        self.resumed = matches!(fragment.wait, Some(Wait::Barrier { .. } | Wait::Cluster { .. }));
+        fragment.wait = None;
+        Some(i)
+    }
+
+    fn is_ready(&self, fragment: &Fragment) -> bool {
+        match fragment.wait {
+            None => true,
+            Some(Wait::Converge { lanes } | Wait::WarpSync { lanes }) => lanes & self.warp.live & !fragment.mask == 0,
+            Some(Wait::Barrier { id, generation }) => self.ctas[self.warp.cta].barriers[id].generation != generation,
+            Some(Wait::Cluster { generation }) => self.cluster_barrier.generation != generation,
+        }
+    }
+
+    /// Runs until the fragment ends, waits or meets another (`None`), or the turn is over.
+    fn run_fragment(&mut self, mut fragment: Fragment, end: u64) -> Result<Option<Outcome>, Fault> {
+        let program = self.launch.program;
+        let mut stop = self.meeting_point(fragment.pc);
+        loop {
+            self.pc = fragment.pc;
+            let instruction = &program.instructions[fragment.pc as usize];
+            let active = match instruction.guard {
+                Some(pred) => self.pred(pred) & fragment.mask,
+                None => fragment.mask,
+            };
+            self.warp.instructions += 1;
+            self.counters.instructions += 1;
+            self.counters.active_lanes += u64::from(active.count_ones());
+            let flow = if active == 0 { Flow::Next } else { self.execute(&instruction.op, active)? };
+            self.resumed = false;
+            match flow {
+                Flow::Next => fragment.pc += 1,
+                Flow::Branch(target) => {
+                    if target <= fragment.pc && !self.warp.fragments.is_empty() {
+                        self.warp.impatience += 1;
+                    }
+                    let rest = fragment.mask & !active;
+                    if rest != 0 {
+                        self.counters.divergent_branches += 1;
+                        self.park(Fragment { pc: fragment.pc + 1, mask: rest, wait: None });
+                        self.park(Fragment { pc: target, mask: active, wait: None });
+                        return Ok(self.turn_over(end));
+                    }
+                    let backward = target <= fragment.pc;
+                    fragment.pc = target;
+                    if self.warp.impatience > PATIENCE {
+                        self.park(fragment);
+                        return Ok(self.turn_over(end));
+                    }
+                    if backward && !self.warp.fragments.is_empty() {
+                        stop = self.meeting_point(fragment.pc);
+                    }
+                }
+                Flow::BranchLanes(targets) => {
+                    for &(pc, mask) in targets.iter() {
+                        self.park(Fragment { pc, mask, wait: None });
+                    }
+                    if fragment.mask & !active != 0 {
+                        self.park(Fragment { pc: fragment.pc + 1, mask: fragment.mask & !active, wait: None });
+                    }
+                    return Ok(self.turn_over(end));
+                }
+                Flow::Exit => {
+                    self.exit(active);
+                    fragment.mask &= !active;
+                    if fragment.mask == 0 {
+                        return Ok(self.turn_over(end));
+                    }
+                    fragment.pc += 1;
+                }
+                Flow::Wait(wait) => {
+                    if fragment.mask & !active != 0 {
+                        self.park(Fragment { pc: fragment.pc + 1, mask: fragment.mask & !active, wait: None });
+                    }
+                    self.park(Fragment { pc: fragment.pc, mask: active, wait: Some(wait) });
+                    return Ok(self.turn_over(end));
+                }
+                Flow::Yield => {
+                    fragment.pc += 1;
+                    self.park(fragment);
+                    return Ok(Some(Outcome::Spin));
+                }
+            }
+            if fragment.pc >= stop || self.warp.instructions >= end {
+                self.park(fragment);
+                return Ok(self.turn_over(end));
+            }
+        }
+    }
+
+    fn turn_over(&self, end: u64) -> Option<Outcome> {
+        (self.warp.instructions >= end && !self.warp.fragments.is_empty()).then_some(Outcome::Turn)
+    }
+
+    /// Where a fragment at `pc` must look for others: the smallest other program counter at or after it.
+    fn meeting_point(&self, pc: u32) -> u32 {
+        self.warp.fragments.iter().map(|f| f.pc).filter(|&other| other >= pc).min().unwrap_or(u32::MAX)
+    }
+
+    /// Puts a fragment back, joining it with one that is ready, or waits for lanes, at the same place.
+    fn park(&mut self, fragment: Fragment) {
+        let joins = |wait: Option<Wait>| matches!(wait, None | Some(Wait::Converge { .. }));
+        for other in &mut self.warp.fragments {
+            if other.pc == fragment.pc && joins(other.wait) && joins(fragment.wait) {
+                // Both keep waiting only if neither is ready: a joined fragment tries again.
+                other.mask |= fragment.mask;
+                if other.wait.is_some() != fragment.wait.is_some() {
+                    other.wait = None;
+                }
+                return;
+            }
+        }
+        self.warp.fragments.push(fragment);
+    }
+
+    fn exit(&mut self, lanes: Mask) {
+        self.warp.live &= !lanes;
+        let cta = &mut self.ctas[self.warp.cta];
+        cta.live_threads -= lanes.count_ones();
+        for barrier in &mut cta.barriers {
+            barrier.settle(cta.live_threads);
+        }
+        let live: u32 = self.ctas.iter().map(|c| c.live_threads).sum();
+        self.cluster_barrier.settle(live);
+    }
+
+    /// Lanes of the warp that `lanes` names and that have not exited.
+    pub fn needed(&self, lanes: Mask) -> Mask {
+        lanes & self.warp.live
+    }
+
+    /// A `.sync` operation's wait, if lanes of its mask are still elsewhere.
+    ///
+    /// # Errors
+    /// When lanes disagree about the mask or a lane is not in its own mask.
+    pub fn converge(&self, mask: Slot, active: Mask) -> Result<Option<Flow>, Fault> {
+        let masks = self.reg(mask);
+        let first = active.trailing_zeros() as usize;
+        let lanes = masks[first] as u32;
+        for lane in each(active) {
+            if masks[lane] as u32 >> lane & 1 == 0 {
+                let message = format!("lane {lane} is not in its member mask {:#x}", masks[lane] as u32);
+                return Err(Fault::new(FindingKind::BadOperand, Some(lane), message));
+            }
+        }
+        // Groups with different masks may run side by side: each must be complete.
+        let union = each(active).fold(0, |m, lane| m | masks[lane] as u32);
+        let _ = lanes;
+        Ok((self.needed(union) & !active != 0).then_some(Flow::Wait(Wait::Converge { lanes: union })))
+    }
+
+    #[inline(always)]
+    pub fn reg(&self, slot: Slot) -> &Lanes {
+        &self.warp.registers[slot as usize]
+    }
+
+    /// Writes the active lanes of a register.
+    #[inline(always)]
+    pub fn set(&mut self, slot: Slot, active: Mask, values: &Lanes) {
+        if slot == SINK {
+            return;
+        }
+        let register = &mut self.warp.registers[slot as usize];
+        if active == FULL {
+            *register = *values;
+        } else {
+            for lane in each(active) {
+                register[lane] = values[lane];
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn pred(&self, pred: Pred) -> Mask {
+        let mask = self.warp.preds[pred.slot as usize];
+        if pred.negated { !mask } else { mask }
+    }
+
+    /// Writes the active lanes of a predicate.
+    #[inline(always)]
+    pub fn set_pred(&mut self, slot: PredSlot, active: Mask, values: Mask) {
+        if slot != SINK {
+            let pred = &mut self.warp.preds[slot as usize];
+            *pred = *pred & !active | values & active;
+        }
+    }
+
+    pub(super) fn combine(&self, mask: Mask, combine: Option<(BoolOp, Pred)>) -> Mask {
+        match combine {
+            None => mask,
+            Some((BoolOp::And, p)) => mask & self.pred(p),
+            Some((BoolOp::Or, p)) => mask | self.pred(p),
+            Some((BoolOp::Xor, p)) => mask ^ self.pred(p),
+        }
+    }
+
+    fn execute(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
+        match op {
+            Op::Lanes { f, d, a, b, c } => {
+                self.counters.arithmetic += 1;
+                let mut out = [0; 32];
+                f(&mut out, self.reg(*a), self.reg(*b), self.reg(*c));
+                self.set(*d, active, &out);
+                Ok(Flow::Next)
+            }
+            Op::Branch { target } => {
+                self.counters.control += 1;
+                Ok(Flow::Branch(*target))
+            }
+            Op::Compare { f, p, q, a, b, combine } => {
+                self.counters.arithmetic += 1;
+                let mask = f(self.reg(*a), self.reg(*b));
+                let (yes, no) = (self.combine(mask, *combine), self.combine(!mask, *combine));
+                self.set_pred(*p, active, yes);
+                self.set_pred(*q, active, no);
+                Ok(Flow::Next)
+            }
+            Op::Load(access) => self.load(access, active),
+            Op::Store(access) => self.store(access, active),
+            _ => self.execute_less_common(op, active),
+        }
+    }
+
+    fn execute_less_common(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
+        match op {
+            Op::Nop => Ok(Flow::Next),
+            Op::Yield => Ok(Flow::Yield),
+            Op::Exit => Ok(Flow::Exit),
+            Op::Trap => {
+                Err(Fault::new(FindingKind::Trap, Some(active.trailing_zeros() as usize), "the kernel trapped"))
+            }
+            Op::BranchIndexed { index, targets } => self.branch_indexed(*index, targets, active),
+            Op::Barrier(barrier) => self.cta_barrier(barrier, active),
+            Op::WarpSync { mask } => self.warp_sync(*mask, active),
+            Op::ClusterArrive => self.cluster_arrive(active),
+            Op::ClusterWait => self.cluster_wait(active),
+            Op::Fence { .. } => self.fence(),
+            Op::Atomic(atomic) => self.atomic(atomic, active),
+            Op::MapShared { .. } | Op::ClusterRank { .. } | Op::IsSpace { .. } => self.addresses_op(op, active),
+            Op::Shuffle { mask, .. }
+            | Op::Vote { mask, .. }
+            | Op::Match { mask, .. }
+            | Op::Redux { mask, .. }
+            | Op::Elect { mask, .. } => match self.converge(*mask, active)? {
+                Some(wait) => Ok(wait),
+                None => self.between_lanes(op, active),
+            },
+            Op::LoadMatrix { .. } | Op::StoreMatrix { .. } | Op::MoveMatrix { .. } | Op::Mma { .. } => {
+                self.matrix(op, active)
+            }
+            Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } => self.copy(op, active),
+            Op::Mbarrier { op, address, cluster } => self.mbarrier(op, address, *cluster, active),
+            Op::Printf { format, arguments, d } => self.printf(*format, *arguments, *d, active),
+            Op::Assert { message, file, line } => self.assert_fail(*message, *file, *line, active),
+            _ => {
+                self.counters.arithmetic += 1;
+                self.arithmetic(op, active);
+                Ok(Flow::Next)
+            }
+        }
+    }
+
+    fn branch_indexed(&self, index: Slot, targets: &[u32], active: Mask) -> Result<Flow, Fault> {
+        let mut groups: Vec<(u32, Mask)> = Vec::new();
+        for lane in each(active) {
+            let i = self.reg(index)[lane] as u32 as usize;
+            let Some(&target) = targets.get(i) else {
+                let message = format!("branch index {i} of {} targets", targets.len());
+                return Err(Fault::new(FindingKind::BadOperand, Some(lane), message));
+            };
+            match groups.iter_mut().find(|(t, _)| *t == target) {
+                Some((_, mask)) => *mask |= 1 << lane,
+                None => groups.push((target, 1 << lane)),
+            }
+        }
+        Ok(Flow::BranchLanes(groups.into()))
+    }
+}
+
+/// The lanes of a mask, in order.
+pub fn each(mask: Mask) -> impl Iterator<Item = usize> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        if rest == 0 {
+            return None;
+        }
+        let lane = rest.trailing_zeros() as usize;
+        rest &= rest - 1;
+        Some(lane)
+    })
+}

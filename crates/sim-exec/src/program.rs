@@ -1,0 +1,525 @@
+//! A lowered kernel: flat operations over numbered registers, with every name, immediate and special register resolved.
+
+use crate::finding::Place;
+use crate::lanes::approx::ApproxOp;
+use crate::lanes::convert::Conversion;
+use crate::lanes::{CompareFn, LaneFn};
+use crate::matrix::MmaShape;
+
+/// Index of a register of 32 × 64 bits.
+pub type Slot = u16;
+/// Index of a predicate register of 32 bits.
+pub type PredSlot = u16;
+/// A destination that is thrown away (`_`).
+pub const SINK: u16 = u16::MAX;
+
+/// A predicate operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pred {
+    pub slot: PredSlot,
+    pub negated: bool,
+}
+
+/// One operation with its guard.
+#[derive(Clone, Debug)]
+pub struct Instruction {
+    pub op: Op,
+    pub guard: Option<Pred>,
+}
+
+/// State space of an access, after lowering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    Global,
+    Shared,
+    SharedCluster,
+    Local,
+    Param,
+    Generic,
+}
+
+/// `[base + offset]`; without a base the offset is the address.
+#[derive(Clone, Copy, Debug)]
+pub struct Address {
+    pub base: Option<Slot>,
+    pub offset: i64,
+    /// The base register holds 64 bits.
+    pub wide: bool,
+}
+
+/// Memory ordering of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strength {
+    Weak,
+    Relaxed,
+    Acquire,
+    Release,
+    AcquireRelease,
+}
+
+impl Strength {
+    pub fn acquires(self) -> bool {
+        matches!(self, Strength::Acquire | Strength::AcquireRelease)
+    }
+
+    pub fn releases(self) -> bool {
+        matches!(self, Strength::Release | Strength::AcquireRelease)
+    }
+}
+
+/// A load or store of one or more registers per lane.
+#[derive(Clone, Debug)]
+pub struct Access {
+    pub space: Space,
+    /// Bytes per register.
+    pub width: u32,
+    pub signed: bool,
+    pub strength: Strength,
+    pub address: Address,
+    pub registers: Box<[Slot]>,
+}
+
+/// What an atomic does to the old value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtomicKind {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    CompareExchange,
+    Increment,
+    Decrement,
+}
+
+/// The element type of an atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtomicType {
+    Unsigned(u32),
+    Signed(u32),
+    F32,
+    F64,
+    F16,
+    Bf16,
+    F16x2,
+    Bf16x2,
+}
+
+impl AtomicType {
+    /// Bytes of one element.
+    pub fn width(self) -> u32 {
+        match self {
+            AtomicType::Unsigned(bits) | AtomicType::Signed(bits) => bits / 8,
+            AtomicType::F32 | AtomicType::F16x2 | AtomicType::Bf16x2 => 4,
+            AtomicType::F64 => 8,
+            AtomicType::F16 | AtomicType::Bf16 => 2,
+        }
+    }
+}
+
+/// `atom` and `red`, also vectors.
+#[derive(Clone, Debug)]
+pub struct Atomic {
+    pub kind: AtomicKind,
+    pub ty: AtomicType,
+    pub space: Space,
+    pub strength: Strength,
+    pub address: Address,
+    /// Empty for `red`.
+    pub d: Box<[Slot]>,
+    pub value: Box<[Slot]>,
+    /// The new value of a compare-exchange.
+    pub swap: Option<Slot>,
+}
+
+/// `shfl` mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+/// `vote` mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vote {
+    All,
+    Any,
+    Uniform,
+    Ballot,
+}
+
+/// `redux` operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redux {
+    Add,
+    MinU,
+    MaxU,
+    MinS,
+    MaxS,
+    And,
+    Or,
+    Xor,
+}
+
+/// What a CTA barrier does besides waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarrierKind {
+    Sync,
+    Arrive,
+    RedPopc { d: Slot, p: Pred },
+    RedAnd { d: PredSlot, p: Pred },
+    RedOr { d: PredSlot, p: Pred },
+}
+
+/// `bar` and `barrier.cta`.
+#[derive(Clone, Debug)]
+pub struct Barrier {
+    pub kind: BarrierKind,
+    pub id: Slot,
+    /// Number of threads; all live threads of the CTA if absent.
+    pub threads: Option<Slot>,
+    /// All threads of a warp must execute it together.
+    pub aligned: bool,
+}
+
+/// add/sub/mad with carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarryKind {
+    Add,
+    Sub,
+    MadLo,
+    MadHi { signed: bool },
+}
+
+/// An operation on an mbarrier object.
+#[derive(Clone, Debug)]
+pub enum MbarrierOp {
+    Init {
+        count: Slot,
+    },
+    Invalidate,
+    /// Arrive; `drop` also lowers the expected count; `tx` expects bytes first.
+    Arrive {
+        count: Option<Slot>,
+        tx: Option<Slot>,
+        drop: bool,
+        state: Slot,
+    },
+    ExpectTx {
+        tx: Slot,
+    },
+    CompleteTx {
+        tx: Slot,
+    },
+    /// test_wait and try_wait; `parity` tells what `state` is.
+    Wait {
+        d: PredSlot,
+        state: Slot,
+        parity: bool,
+    },
+    /// `cp.async.mbarrier.arrive`.
+    ArriveAfterCopies {
+        no_increment: bool,
+    },
+}
+
+/// Every operation that the executor knows.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Nop,
+    // Arithmetic, one lane at a time.
+    Lanes {
+        f: LaneFn,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+    },
+    Lop3 {
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+        table: u8,
+        p: Option<(PredSlot, Option<Pred>, bool)>,
+    },
+    Insert {
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        position: Slot,
+        count: Slot,
+        bits: u32,
+    },
+    Approx {
+        op: ApproxOp,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+    },
+    Convert {
+        conversion: Box<Conversion>,
+        d: Slot,
+        a: Slot,
+    },
+    /// `a` to the upper half, `b` to the lower.
+    ConvertPair {
+        conversion: Box<Conversion>,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        half_bits: u32,
+    },
+    /// Each half of `a` on its own.
+    ConvertHalves {
+        conversion: Box<Conversion>,
+        d: Slot,
+        a: Slot,
+        from_bits: u32,
+        to_bits: u32,
+    },
+    Carry {
+        kind: CarryKind,
+        bits: u32,
+        carry_in: bool,
+        carry_out: bool,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+    },
+    Compare {
+        f: CompareFn,
+        p: PredSlot,
+        q: PredSlot,
+        a: Slot,
+        b: Slot,
+        combine: Option<(BoolOp, Pred)>,
+    },
+    /// `set`: all ones or 1.0 where true.
+    Set {
+        f: CompareFn,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        one: u64,
+        combine: Option<(BoolOp, Pred)>,
+    },
+    Select {
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        p: Pred,
+    },
+    SelectBySign {
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+        float: bool,
+    },
+    /// Truth table indexed by `a << 1 | b`.
+    Logic {
+        table: u8,
+        d: PredSlot,
+        a: Pred,
+        b: Pred,
+    },
+    Pack {
+        d: Slot,
+        parts: Box<[Slot]>,
+        bits: u32,
+    },
+    Unpack {
+        parts: Box<[Slot]>,
+        a: Slot,
+        bits: u32,
+    },
+    ActiveMask {
+        d: Slot,
+    },
+    Clock {
+        d: Slot,
+    },
+    // Control.
+    Branch {
+        target: u32,
+    },
+    BranchIndexed {
+        index: Slot,
+        targets: Box<[u32]>,
+    },
+    Exit,
+    Trap,
+    Barrier(Box<Barrier>),
+    WarpSync {
+        mask: Slot,
+    },
+    ClusterArrive,
+    ClusterWait,
+    Fence {
+        proxy_async: bool,
+    },
+    Yield,
+    // Memory.
+    Load(Box<Access>),
+    Store(Box<Access>),
+    Atomic(Box<Atomic>),
+    MapShared {
+        d: Slot,
+        a: Slot,
+        rank: Slot,
+        generic: bool,
+    },
+    ClusterRank {
+        d: Slot,
+        a: Slot,
+        generic: bool,
+    },
+    IsSpace {
+        p: PredSlot,
+        a: Slot,
+        space: Space,
+    },
+    // Between lanes.
+    Shuffle {
+        mode: Shuffle,
+        d: Slot,
+        p: PredSlot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+        mask: Slot,
+    },
+    Vote {
+        mode: Vote,
+        d: Slot,
+        dp: PredSlot,
+        p: Pred,
+        mask: Slot,
+    },
+    Match {
+        all: bool,
+        wide: bool,
+        d: Slot,
+        p: PredSlot,
+        a: Slot,
+        mask: Slot,
+    },
+    Redux {
+        op: Redux,
+        d: Slot,
+        a: Slot,
+        mask: Slot,
+    },
+    Elect {
+        d: Slot,
+        p: PredSlot,
+        mask: Slot,
+    },
+    // Matrices.
+    LoadMatrix {
+        transposed: bool,
+        d: Box<[Slot]>,
+        address: Address,
+    },
+    StoreMatrix {
+        transposed: bool,
+        values: Box<[Slot]>,
+        address: Address,
+    },
+    MoveMatrix {
+        d: Slot,
+        a: Slot,
+    },
+    Mma {
+        shape: MmaShape,
+        d: Box<[Slot]>,
+        a: Box<[Slot]>,
+        b: Box<[Slot]>,
+        c: Box<[Slot]>,
+    },
+    // Asynchronous copies.
+    CopyAsync {
+        to: Address,
+        from: Address,
+        bytes: u32,
+        from_bytes: Option<Slot>,
+        ignore: Option<Pred>,
+    },
+    CopyCommit,
+    CopyWait {
+        pending: u32,
+    },
+    Mbarrier {
+        op: Box<MbarrierOp>,
+        address: Address,
+        cluster: bool,
+    },
+    // Calls into the host.
+    Printf {
+        format: Slot,
+        arguments: Slot,
+        d: Slot,
+    },
+    Assert {
+        message: Slot,
+        file: Slot,
+        line: Slot,
+    },
+}
+
+/// How `setp` combines its result with a third predicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoolOp {
+    And,
+    Or,
+    Xor,
+}
+
+/// A value that is known when a warp starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    LaneId,
+    WarpId,
+    NWarpId,
+    SmId,
+    NSmId,
+    GridId,
+    LaneMaskEq,
+    LaneMaskLt,
+    LaneMaskLe,
+    LaneMaskGt,
+    LaneMaskGe,
+    ClusterId(u8),
+    NClusterId(u8),
+    ClusterCtaId(u8),
+    ClusterNCtaId(u8),
+    ClusterCtaRank,
+    ClusterNCtaRank,
+    DynamicSharedBytes,
+    TotalSharedBytes,
+    EnvReg(u8),
+}
+
+/// A kernel ready to run.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    pub instructions: Vec<Instruction>,
+    /// One per instruction.
+    pub places: Vec<Place>,
+    pub slots: usize,
+    pub preds: usize,
+    pub constants: Vec<(Slot, u64)>,
+    pub specials: Vec<(Slot, Special)>,
+    pub static_shared_bytes: u32,
+    pub local_bytes: u32,
+}
