@@ -141,7 +141,7 @@ mod tests {
                         }
                     }
                 }
-                let mut owners = vec![0; 20];
+                let mut owners = [0; 20];
                 tables.iter().flat_map(BlockTable::blocks).for_each(|b| owners[b.index()] += 1);
                 for (block, owners) in owners.iter().enumerate() {
                     prop_assert_eq!(manager.references(BlockId(block as u32)), *owners);

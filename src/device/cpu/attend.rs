@@ -7,7 +7,10 @@
 //! Shapes: up to 12 query rows that share one KV head; keys `[16-key group][head_dim][16]` f16 (lanes = keys), values
 //! `[key][head_dim padded to 16]` f16 (lanes = dimensions).
 //! Bytes: keys and values of the segments once per call.
-#![allow(unsafe_code, clippy::missing_safety_doc)]
+// SAFETY, for this file: kernels are `unsafe fn`s whose callers vouch for the pointers (they come from `prepare`'s buffers and
+// `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
+#![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::needless_range_loop)] // Indices as in the formulas.
 
 use super::simd::{Isa, LANES};
 

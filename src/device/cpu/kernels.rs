@@ -1,5 +1,7 @@
 //! The kernels compiled for each instruction set, as a table of functions chosen at run time.
-#![allow(unsafe_code, clippy::missing_safety_doc)]
+// SAFETY, for this file: kernels are `unsafe fn`s whose callers vouch for the pointers (they come from `prepare`'s buffers and
+// `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
+#![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
 use crate::model::Activation;
 use crate::weights::DType;

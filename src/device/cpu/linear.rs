@@ -5,7 +5,10 @@
 //! Shapes: activations are a panel of `S` columns ([`super::panel`]), weights tiles of 16 rows ([`super::tile`]).
 //! Bytes: a tile is read once per panel; a decode step reads every tile once.
 //! Method: one `vpdpbusd` per 64 weights and column with activations broadcast from memory, 12 columns in registers.
-#![allow(unsafe_code, clippy::missing_safety_doc)]
+// SAFETY, for this file: kernels are `unsafe fn`s whose callers vouch for the pointers (they come from `prepare`'s buffers and
+// `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
+#![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::needless_range_loop)] // Indices as in the formulas.
 
 use crate::weights::DType;
 

@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 
 use crate::ids::TokenId;
-use crate::model::Program;
+use crate::model::{AttendOp, Program};
 use crate::weights::TensorSource;
 
 use super::sampler::{HostSampler, SampleRow};
@@ -181,21 +181,23 @@ impl CpuDevice {
         Ok(step)
     }
 
-    /// The work list of every `Attend`, longest first.
+    /// The work list of every `Attend`, longest first. Layers are mostly alike: a list is made once per geometry.
     fn attend_items(&self, step: &LastStep) -> Vec<Vec<AttendItem>> {
         let mut lists: Vec<Vec<AttendItem>> = Vec::with_capacity(self.ops.len());
-        let mut known: Option<((u32, u32, Option<u32>), Vec<AttendItem>)> = None;
-        for op in &self.ops {
+        let mut last: Option<(&AttendOp, usize)> = None;
+        for (index, op) in self.ops.iter().enumerate() {
             let PlannedOp::Attend(op) = op else {
                 lists.push(Vec::new());
                 continue;
             };
-            let geometry = (op.num_heads, op.num_kv_heads, op.window);
-            let list = match &known {
-                Some((same, list)) if *same == geometry => list.clone(),
+            let alike = |other: &AttendOp| {
+                (other.num_heads, other.num_kv_heads, other.window) == (op.num_heads, op.num_kv_heads, op.window)
+            };
+            let list = match last {
+                Some((other, at)) if alike(other) => lists[at].clone(),
                 _ => attend_list(step, op, self.pool.threads()),
             };
-            known = Some((geometry, list.clone()));
+            last = Some((op, index));
             lists.push(list);
         }
         lists

@@ -310,7 +310,8 @@ impl<'a> Planner<'a> {
         let order = head_order(rope.pairing, rope.inv_freq.len(), head_dim);
         let plain: Vec<usize> = (0..head_dim).collect();
         let (mut tiles, mut units) = (Vec::new(), Vec::new());
-        let roles: [(&MatrixRef, &[usize], fn(usize) -> UnitOutput); 3] =
+        type Role<'r> = (&'r MatrixRef, &'r [usize], fn(usize) -> UnitOutput);
+        let roles: [Role<'_>; 3] =
             [(q, &order, UnitOutput::Query), (k, &order, UnitOutput::Key), (v, &plain, UnitOutput::Value)];
         for (matrix, order, output) in roles {
             let view = matrix.view(self.source)?;

@@ -1,5 +1,7 @@
 //! What happens to single rows between projections: add and norm, RoPE, gating. Memory-resident, a few passes each.
-#![allow(unsafe_code, clippy::missing_safety_doc)]
+// SAFETY, for this file: kernels are `unsafe fn`s whose callers vouch for the pointers (they come from `prepare`'s buffers and
+// `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
+#![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
 use crate::model::Activation;
 
@@ -128,7 +130,7 @@ pub unsafe fn gate<I: Isa>(activation: Activation, gate: *const f32, up: *const 
             Activation::GeluTanh => {
                 // 0.5·(1 + tanh u) = sigmoid(2u), u = sqrt(2/π)·(g + 0.044715·g³).
                 let cubic = I::fma(I::mul(I::mul(g, g), I::splat(0.044_715)), g, g);
-                sigmoid_times::<I>(g, I::mul(cubic, I::splat(1.595_769_1)))
+                sigmoid_times::<I>(g, I::mul(cubic, I::splat(1.595_769)))
             }
         };
         I::store(out, I::mul(activated, I::load(up)));

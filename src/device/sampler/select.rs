@@ -43,7 +43,7 @@ pub fn keep_top_p(entries: &mut Vec<Entry>, p_q32: u64) {
 /// The id whose share of the total mass holds `random · total / 2^64`, ids ascending.
 pub fn draw(entries: &[Entry], random: u64) -> u32 {
     let total: u64 = entries.iter().map(|e| e.mass).sum();
-    let mut left = (u128::from(random) * u128::from(total) >> 64) as u64;
+    let mut left = ((u128::from(random) * u128::from(total)) >> 64) as u64;
     for entry in entries {
         if left < entry.mass {
             return entry.index;

@@ -1,5 +1,5 @@
 //! AVX-512 with VNNI: one register per vector.
-#![allow(unsafe_code, clippy::missing_safety_doc)]
+#![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
 use std::arch::x86_64::*;
 

@@ -5,7 +5,7 @@
 
 // SAFETY, for this folder: every function is `unsafe` because it may execute instructions that the machine lacks;
 // `super::Path::detect` picks an implementation only after asking the machine. Pointers cover what the name says.
-#![allow(unsafe_code, clippy::missing_safety_doc)]
+#![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
