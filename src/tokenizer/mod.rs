@@ -7,11 +7,13 @@ mod error;
 mod pretokenize;
 mod special;
 mod spm;
+mod stream;
 mod vocab;
 
 pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
 pub use special::ParseSpecial;
+pub use stream::{Pushed, StopText, TextStream};
 
 use crate::ids::TokenId;
 use crate::weights::Metadata;
