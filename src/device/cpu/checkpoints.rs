@@ -91,14 +91,12 @@ impl CpuDevice {
     }
 
     pub(super) fn copy_now(&mut self, copies: &[BlockCopy]) {
+        let stride = self.kv.layers.first().map_or(0, |layer| layer.block_stride);
         for copy in copies {
-            for layer in &self.kv.layers {
-                let at = |block: BlockId| layer.offset + block.index() * layer.block_stride;
-                // SAFETY: no step is running; ids were checked when the copy was queued.
-                unsafe {
-                    let base = self.kv.data.ptr::<u16>();
-                    std::ptr::copy(base.add(at(copy.from)), base.add(at(copy.to)), layer.block_stride);
-                }
+            // SAFETY: no step is running; ids were checked when the copy was queued.
+            unsafe {
+                let base = self.kv.data.ptr::<u16>();
+                std::ptr::copy(base.add(copy.from.index() * stride), base.add(copy.to.index() * stride), stride);
             }
         }
     }

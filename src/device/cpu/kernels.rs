@@ -87,6 +87,7 @@ pub(super) struct Kernels {
     pub store_key: unsafe fn(&[f32], usize, *mut u16, usize),
     pub store_value: unsafe fn(&[f32], *mut u16),
     pub gate: unsafe fn(Activation, *const f32, *const f32, *mut f32),
+    pub prefetch: unsafe fn(*const u8, usize),
 }
 
 impl Kernels {
@@ -133,6 +134,7 @@ macro_rules! table {
                     store_key,
                     store_value,
                     gate,
+                    prefetch,
                 }
             }
 
@@ -239,6 +241,11 @@ macro_rules! table {
             $(#[$attr])*
             unsafe fn store_value(x: &[f32], out: *mut u16) {
                 unsafe { rows::store_value::<$isa>(x, out) }
+            }
+
+            $(#[$attr])*
+            unsafe fn prefetch(from: *const u8, bytes: usize) {
+                unsafe { linear::prefetch::<$isa>(from, bytes) }
             }
 
             $(#[$attr])*

@@ -187,6 +187,7 @@ unsafe fn block<I: Isa, Q: Quantised, const NT: usize, const NC: usize, const S:
         let panel = call.panel.add(column);
         let num_blocks = call.cols / 32;
         let super_bytes = Q::HEAD + Q::BLOCKS_PER_SUPER * Q::RECORD;
+        let ahead = prefetch_distance(NT * call.tile_bytes);
         let mut totals = [[I::zero(); NC]; NT];
         let mut first = 0;
         while first < num_blocks {
@@ -196,13 +197,8 @@ unsafe fn block<I: Isa, Q: Quantised, const NT: usize, const NC: usize, const S:
                 let head = weights.add(b / Q::BLOCKS_PER_SUPER * super_bytes);
                 let record = head.add(Q::HEAD + b % Q::BLOCKS_PER_SUPER * Q::RECORD);
                 if NC <= 2 {
-                    // Decode streams: ask for the lines that come about 4 KiB later.
                     for t in 0..NT {
-                        let mut line = 0;
-                        while line < Q::RECORD {
-                            I::prefetch(record.wrapping_add(t * call.tile_bytes + PREFETCH_BYTES + line));
-                            line += 64;
-                        }
+                        prefetch::<I>(record.wrapping_add(t * call.tile_bytes + ahead), Q::RECORD);
                     }
                 }
                 let activations = panel.add(b * record_words(S));
@@ -245,8 +241,25 @@ unsafe fn store<I: Isa, const NT: usize, const NC: usize>(
     }
 }
 
-/// How far ahead decode asks for weights.
+/// How far ahead decode asks for weights: the same place in the next group of tiles while that stays in the nearest cache,
+/// else a few records on in the same tile.
+#[inline(always)]
+fn prefetch_distance(group_bytes: usize) -> usize {
+    const NEAR_BYTES: usize = 32 << 10;
+    if group_bytes <= NEAR_BYTES { group_bytes } else { PREFETCH_BYTES }
+}
+
 const PREFETCH_BYTES: usize = 4096;
+
+/// Hints that `bytes` from `from` on are wanted soon.
+#[inline(always)]
+pub unsafe fn prefetch<I: Isa>(from: *const u8, bytes: usize) {
+    let mut line = 0;
+    while line < bytes {
+        unsafe { I::prefetch(from.wrapping_add(line)) };
+        line += 64;
+    }
+}
 
 const _: () = assert!(META_ROWS == 5);
 

@@ -108,7 +108,7 @@ impl CpuDevice {
             limits: limits.clone(),
             path,
             kernels: path.kernels(),
-            counters: ops.iter().map(|_| OpCounters::default()).collect(),
+            counters: ops.iter().map(|_| OpCounters::new(threads)).collect(),
             attend_counters: (0..PARTIALS_MAX).map(|_| AtomicUsize::new(0)).collect(),
             ops,
             weights,

@@ -27,7 +27,8 @@ pub fn check_limits(limits: &Limits) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// One arena for all layers. Per layer and block: `[kv head]{keys [16-key group][dim][16], values [key][padded dim]}`.
+/// One arena: `[block][layer][kv head]{keys [16-key group][dim][16], values [key][padded dim]}`. All layers of a block are
+/// neighbours, so that a short context touches little memory and a block is copied in one piece.
 pub fn kv_arena(program: &Program, limits: &Limits) -> Result<KvArena, DeviceError> {
     let block_tokens = limits.block_tokens as usize;
     let mut layers = vec![None; program.num_layers()];
@@ -43,18 +44,19 @@ pub fn kv_arena(program: &Program, limits: &Limits) -> Result<KvArena, DeviceErr
         layers[layer as usize] = Some((num_kv_heads as usize, head_dim as usize));
     }
     let mut offset = 0;
-    let layers = layers
+    let mut layers: Vec<KvLayer> = layers
         .into_iter()
         .map(|shape| {
             let (num_kv_heads, head_dim) = shape.unwrap_or((0, 0));
             let head_stride = (head_dim + padded(head_dim)) * block_tokens;
-            let layer =
-                KvLayer { offset, block_stride: num_kv_heads * head_stride, head_stride, num_kv_heads, head_dim };
-            offset += layer.block_stride * limits.num_blocks as usize;
+            let layer = KvLayer { offset, block_stride: 0, head_stride, num_kv_heads, head_dim };
+            offset += num_kv_heads * head_stride;
             layer
         })
         .collect();
-    let data = Shared::new("the KV arena", 2 * offset as u64, "--ctx-size")?;
+    layers.iter_mut().for_each(|layer| layer.block_stride = offset);
+    let bytes = 2 * offset as u64 * u64::from(limits.num_blocks);
+    let data = Shared::new("the KV arena", bytes, "--ctx-size")?;
     Ok(KvArena { data, layers, block_tokens })
 }
 

@@ -60,7 +60,7 @@ pub struct KvArena {
     pub block_tokens: usize,
 }
 
-/// One layer's place in the arena, in f16 elements. A block holds `[kv head]{keys, values}`.
+/// One layer's place in every block of the arena, in f16 elements: `[kv head]{keys, values}`.
 #[derive(Clone, Copy, Debug)]
 pub struct KvLayer {
     pub offset: usize,
@@ -147,20 +147,53 @@ pub struct Step<'a> {
 }
 
 /// Who has taken and finished what in one stage.
-#[derive(Debug, Default)]
-#[repr(align(64))]
+#[derive(Debug)]
 pub struct OpCounters {
     first_taken: AtomicUsize,
     first_done: AtomicUsize,
-    second_taken: AtomicUsize,
+    /// Per thread: taken of its own share of the second phase.
+    second_taken: Vec<Share>,
 }
 
+/// One thread's counter, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Share(AtomicUsize);
+
 impl OpCounters {
+    pub fn new(threads: usize) -> OpCounters {
+        OpCounters {
+            first_taken: AtomicUsize::new(0),
+            first_done: AtomicUsize::new(0),
+            second_taken: (0..threads).map(|_| Share::default()).collect(),
+        }
+    }
+
     pub fn reset(&self) {
         self.first_taken.store(0, Ordering::Relaxed);
         self.first_done.store(0, Ordering::Relaxed);
-        self.second_taken.store(0, Ordering::Relaxed);
+        self.second_taken.iter().for_each(|share| share.0.store(0, Ordering::Relaxed));
     }
+
+    /// The next item of `items` for `thread`: of its own contiguous share first, so that it streams weights in the order
+    /// they lie, then of what others have left.
+    fn next_item(&self, thread: usize, items: usize) -> Option<usize> {
+        let threads = self.second_taken.len();
+        (0..threads).map(|i| (thread + i) % threads).find_map(|owner| {
+            let share = share_of(owner, threads, items);
+            let taken = &self.second_taken[owner].0;
+            // Looking first keeps counters of drained shares from growing.
+            if share.start + taken.load(Ordering::Relaxed) >= share.end {
+                return None;
+            }
+            let item = share.start + taken.fetch_add(1, Ordering::Relaxed);
+            (item < share.end).then_some(item)
+        })
+    }
+}
+
+fn share_of(thread: usize, threads: usize, items: usize) -> std::ops::Range<usize> {
+    items * thread / threads..items * (thread + 1) / threads
 }
 
 impl Step<'_> {
@@ -168,21 +201,40 @@ impl Step<'_> {
     pub fn run(&self, thread: usize) {
         for (index, op) in self.ops.iter().enumerate() {
             match op {
-                PlannedOp::Embed(op) => self.embed(index, op),
+                PlannedOp::Embed(op) => self.embed(index, op, thread),
                 PlannedOp::Linear(op) => self.linear(index, op, thread),
                 PlannedOp::Attend(op) => self.attend(index, op, thread),
             }
+            self.prefetch_next(index, thread);
             // Orders what this stage wrote before the next stage's reads, and its reads before later writes.
             self.barrier.wait();
         }
     }
 
-    fn embed(&self, index: usize, op: &PlannedEmbed) {
+    /// Asks for the first weights of this thread's share of the next linear, while it waits for the others.
+    fn prefetch_next(&self, index: usize, thread: usize) {
+        const BYTES_MAX: usize = 24 << 10;
+        if self.rows.len() > PANEL_COLS {
+            return;
+        }
+        let next = self.ops[index + 1..].iter().find_map(|op| match op {
+            PlannedOp::Linear(linear) => Some(linear),
+            _ => None,
+        });
+        let Some(linear) = next else { return };
+        let share = share_of(thread, self.threads, linear.units.len());
+        let Some(unit) = linear.units.get(share.start) else { return };
+        let tile = &linear.tiles[unit.tile];
+        let bytes = (unit.tiles * b_stride(tile)).min(BYTES_MAX);
+        // SAFETY: inside the arena.
+        unsafe { (self.kernels.prefetch)(self.weights.ptr::<u8>().add(tile.offset), bytes) };
+    }
+
+    fn embed(&self, index: usize, op: &PlannedEmbed, thread: usize) {
         let counters = &self.counters[index];
         let stride = self.work.strides.hidden;
-        loop {
-            let row = counters.second_taken.fetch_add(1, Ordering::Relaxed);
-            let Some(info) = self.rows.get(row) else { return };
+        while let Some(row) = counters.next_item(thread, self.rows.len()) {
+            let info = &self.rows[row];
             // SAFETY: the weights are not written after `prepare`; each row is taken once.
             let (arena, out) = unsafe {
                 (
@@ -221,11 +273,7 @@ impl Step<'_> {
         let panel_chunks = (16 * self.threads).div_ceil(op.units.len()).min(panels);
         let items = op.units.len() * panel_chunks;
         let mut inputs_ready = false;
-        loop {
-            let item = counters.second_taken.fetch_add(1, Ordering::Relaxed);
-            if item >= items {
-                return;
-            }
+        while let Some(item) = counters.next_item(thread, items) {
             if !inputs_ready {
                 wait_for(&counters.first_done, first_items);
                 inputs_ready = true;
@@ -411,10 +459,8 @@ impl Step<'_> {
 
     fn attend(&self, index: usize, op: &AttendOp, thread: usize) {
         let items = &self.attend_items[index];
-        loop {
-            let item = self.counters[index].second_taken.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(item) else { return };
-            self.attend_item(op, item, thread);
+        while let Some(item) = self.counters[index].next_item(thread, items.len()) {
+            self.attend_item(op, &items[item], thread);
         }
     }
 
