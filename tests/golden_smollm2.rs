@@ -10,6 +10,7 @@
 //!   everything;
 //! - int8 devices must be as near to the exact recording as llama.cpp's int8 run is, up to chance;
 //! - what a device decodes token by token must be what the same device says when it is given the whole text.
+#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
 mod common;
 

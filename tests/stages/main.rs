@@ -1,0 +1,165 @@
+//! One suite for every device: each stage alone, on synthetic weights, against the int8 reference.
+//!
+//! Stages whose input rows are given as f32 (`OutProj`, `Down`) must have the reference's bits: the rule of quantisation and
+//! the order of sums are fixed. The others start with a norm or contain exponentials, which devices compute in their own
+//! order: they come near, by tolerances derived in `cases.rs`.
+#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cases;
+mod harness;
+
+use kiln::model::{Activation, RopePairing, Stage};
+use kiln::weights::DType;
+
+use cases::{AttendCase, DeltaCase, EmbedCase, GateUpCase, HeadCase, Post, QkvCase};
+
+/// Row counts around the panels and vectors of all devices.
+const ODD_ROWS: [u32; 7] = [1, 2, 12, 13, 31, 33, 65];
+
+/// The smallest legal number of columns that is at least `cols`.
+fn legal_cols(dtype: DType, cols: u32) -> u32 {
+    cols.next_multiple_of(dtype.block_weights())
+}
+
+#[test]
+fn embed_gives_the_rows_of_its_tokens() {
+    for dtype in DType::ALL {
+        for (hidden_size, rows, scale) in [(32, 1, 1.0), (576, 33, 1.0), (4096, 2, 1.0), (160, 13, 3.5)] {
+            let hidden_size = legal_cols(dtype, hidden_size);
+            EmbedCase { dtype, vocab_size: 257, hidden_size, rows, scale }.check();
+        }
+    }
+}
+
+#[test]
+fn out_proj_has_the_references_bits_in_every_format() {
+    for dtype in DType::ALL {
+        for rows in ODD_ROWS {
+            // Columns of two, nine, sixteen and more segments, some short; rows that fill no tile.
+            for (cols, out) in [(32, 32), (96, 96), (160, 33), (576, 576), (2080, 17)] {
+                DeltaCase { stage: Stage::OutProj, dtype, cols: legal_cols(dtype, cols), out, rows }.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn down_has_the_references_bits_in_every_format() {
+    for dtype in DType::ALL {
+        for (cols, out, rows) in [(1536, 576, 13), (352, 1, 65), (32, 257, 2), (14336, 48, 3), (1536, 576, 1)] {
+            DeltaCase { stage: Stage::Down, dtype, cols: legal_cols(dtype, cols), out, rows }.check();
+        }
+    }
+}
+
+#[test]
+fn llama_3_8b_out_proj_and_down_have_the_references_bits() {
+    DeltaCase { stage: Stage::OutProj, dtype: DType::Q4_K, cols: 4096, out: 4096, rows: 2 }.check();
+    DeltaCase { stage: Stage::Down, dtype: DType::Q6_K, cols: 14336, out: 512, rows: 1 }.check();
+}
+
+#[test]
+fn qkv_in_every_format() {
+    for dtype in DType::ALL {
+        let smol = QkvCase { dtypes: [dtype; 3], ..QkvCase::default() };
+        for rows in ODD_ROWS {
+            let hidden_size = legal_cols(dtype, smol.hidden_size);
+            QkvCase { rows, hidden_size, ..smol.clone() }.check();
+        }
+        let llama_3_8b = QkvCase { hidden_size: 4096, heads: (32, 8), head_dim: 128, rotary_dims: 128, ..smol.clone() };
+        QkvCase { rows: 2, heads: (4, 1), ..llama_3_8b.clone() }.check();
+        if dtype == DType::Q4_K {
+            QkvCase { rows: 5, ..llama_3_8b }.check();
+        }
+    }
+}
+
+#[test]
+fn qkv_with_mixed_formats_biases_norms_and_pairings() {
+    let mixed = [DType::Q4_K, DType::Q6_K, DType::F16];
+    for pairing in [RopePairing::Adjacent, RopePairing::Halves] {
+        for dtypes in [mixed, [DType::Q4_0, DType::Q8_0, DType::BF16], [DType::F32, DType::Q5_1, DType::Q4_0]] {
+            let case = QkvCase { dtypes, hidden_size: 768, pairing, rows: 13, ..QkvCase::default() };
+            case.check();
+            QkvCase { biases: true, ..case.clone() }.check();
+            QkvCase { norms: true, ..case.clone() }.check();
+            QkvCase { biases: true, norms: true, post: Post::Normed, rotary_dims: 32, ..case.clone() }.check();
+            QkvCase { post: Post::None, rows: 33, ..case }.check();
+        }
+    }
+}
+
+#[test]
+fn qkv_of_odd_heads() {
+    for pairing in [RopePairing::Adjacent, RopePairing::Halves] {
+        for head_dim in [32, 48, 80, 96, 128, 256] {
+            for (hidden_size, heads, rows) in [(32, (1, 1), 1), (96, (6, 2), 13), (160, (5, 1), 31)] {
+                let dtypes = [DType::Q4_1, DType::Q8_0, DType::Q5_0];
+                let sizes =
+                    QkvCase { dtypes, hidden_size, heads, head_dim, rotary_dims: head_dim, ..QkvCase::default() };
+                let case = QkvCase { pairing, rows, ..sizes };
+                case.check();
+                QkvCase { rotary_dims: head_dim / 4 * 2, biases: true, norms: true, ..case }.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn attend_over_ragged_batches_and_scattered_blocks() {
+    for rows in ODD_ROWS {
+        for window in [None, Some(1), Some(16), Some(40), Some(257)] {
+            AttendCase { heads: (9, 3), head_dim: 64, window, rows }.check();
+        }
+    }
+    AttendCase { heads: (32, 8), head_dim: 128, window: None, rows: 33 }.check();
+}
+
+#[test]
+fn attend_of_odd_heads() {
+    for head_dim in [32, 48, 80, 96, 128, 256] {
+        for heads in [(1, 1), (7, 1), (6, 3), (16, 1)] {
+            AttendCase { heads, head_dim, window: None, rows: 31 }.check();
+            AttendCase { heads, head_dim, window: Some(33), rows: 12 }.check();
+        }
+    }
+}
+
+#[test]
+fn gate_up_in_every_format() {
+    for dtype in DType::ALL {
+        for (hidden_size, intermediate_size, rows) in [(576, 1536, 12), (32, 352, 65), (4096, 96, 2), (160, 32, 1)] {
+            let hidden_size = legal_cols(dtype, hidden_size);
+            let case = GateUpCase { dtypes: [dtype; 2], hidden_size, intermediate_size, rows, ..GateUpCase::default() };
+            case.check();
+        }
+    }
+}
+
+#[test]
+fn gate_up_of_mixed_formats_gelu_and_post_norm() {
+    let mixed = [[DType::Q4_0, DType::Q5_1], [DType::F16, DType::Q8_0], [DType::BF16, DType::F32]];
+    for dtypes in mixed {
+        for rows in [1, 13, 33] {
+            let case = GateUpCase { dtypes, rows, ..GateUpCase::default() };
+            GateUpCase { activation: Activation::GeluTanh, post: Post::Normed, ..case.clone() }.check();
+            GateUpCase { intermediate_size: 48, ..case }.check();
+        }
+    }
+}
+
+#[test]
+fn head_gives_logits_of_the_rows_that_ask() {
+    for dtype in DType::ALL {
+        for (hidden_size, vocab_size, rows) in
+            [(576, 1000, 13), (32, 1, 1), (96, 33, 65), (4096, 257, 2), (160, 257, 31)]
+        {
+            let hidden_size = legal_cols(dtype, hidden_size);
+            HeadCase { dtype, hidden_size, vocab_size, rows, post: Post::Plain }.check();
+        }
+    }
+    HeadCase { dtype: DType::Q8_0, hidden_size: 576, vocab_size: 257, rows: 12, post: Post::Normed }.check();
+}
