@@ -1,0 +1,527 @@
+//! PTX text to what lowering reads: recursive descent, with nested scopes resolved to unique names.
+
+use std::collections::HashMap;
+
+use super::lexer::{Token, tokens};
+use super::modifiers::type_bits;
+use super::source::{Call, Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+
+type Problem = (u32, String);
+type Source = Option<(String, u32)>;
+
+/// Reads a module.
+///
+/// # Errors
+/// The line, and what was expected and found.
+pub fn read(text: &str) -> Result<Module, Problem> {
+    let mut reader = Reader { tokens: tokens(text)?, at: 0, files: HashMap::new(), source: None, scopes: 0 };
+    reader.module()
+}
+
+struct Reader {
+    tokens: Vec<Token>,
+    at: usize,
+    files: HashMap<u32, String>,
+    source: Source,
+    /// Scopes opened so far: the suffix of names in nested scopes.
+    scopes: u32,
+}
+
+/// Names that nested scopes gave new meanings, innermost last.
+type Renames = Vec<HashMap<String, String>>;
+
+fn renamed(scopes: &Renames, name: &str) -> String {
+    scopes.iter().rev().find_map(|s| s.get(name)).cloned().unwrap_or_else(|| name.to_owned())
+}
+
+impl Reader {
+    fn peek(&self) -> &str {
+        self.tokens.get(self.at).map_or("", |t| &t.text)
+    }
+
+    fn line(&self) -> u32 {
+        self.tokens.get(self.at.min(self.tokens.len().saturating_sub(1))).map_or(0, |t| t.line)
+    }
+
+    fn next(&mut self) -> Result<String, Problem> {
+        let token = self.tokens.get(self.at).ok_or_else(|| (self.line(), "unexpected end of text".to_owned()))?;
+        self.at += 1;
+        Ok(token.text.clone())
+    }
+
+    fn eat(&mut self, text: &str) -> bool {
+        let found = self.peek() == text;
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, text: &str) -> Result<(), Problem> {
+        if self.eat(text) { Ok(()) } else { Err((self.line(), format!("expected `{text}`, found `{}`", self.peek()))) }
+    }
+
+    fn skip_to(&mut self, text: &str) -> Result<(), Problem> {
+        while self.next()? != text {}
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<u64, Problem> {
+        let negative = self.eat("-");
+        let line = self.line();
+        let text = self.next()?;
+        let value = integer(&text).ok_or_else(|| (line, format!("expected a number, found `{text}`")))?;
+        Ok(if negative { value.wrapping_neg() } else { value })
+    }
+
+    fn module(&mut self) -> Result<Module, Problem> {
+        let mut module = Module::default();
+        while self.at < self.tokens.len() {
+            let line = self.line();
+            match self.next()?.as_str() {
+                ".version" | ".address_size" => {
+                    self.next()?;
+                }
+                ".target" => {
+                    self.next()?;
+                    while self.eat(",") {
+                        self.next()?;
+                    }
+                }
+                ".file" => self.file()?,
+                ".section" => self.skip_to("}")?,
+                ".pragma" | ".alias" => self.skip_to(";")?,
+                ".visible" | ".weak" | ".extern" | ".common" => {}
+                space @ (".global" | ".const" | ".shared") => {
+                    let dynamic_possible = space == ".shared";
+                    let mut v = self.variable(space_of(space))?;
+                    v.dynamic &= dynamic_possible;
+                    self.expect(";")?;
+                    module.variables.push(v);
+                }
+                ".entry" => module.functions.push(self.function(true)?),
+                ".func" => {
+                    let f = self.function(false)?;
+                    module.functions.push(f);
+                }
+                other => return Err((line, format!("expected a directive, found `{other}`"))),
+            }
+        }
+        Ok(module)
+    }
+
+    fn file(&mut self) -> Result<(), Problem> {
+        let index = self.number()? as u32;
+        let name = self.next()?;
+        self.files.insert(index, name.trim_matches('"').to_owned());
+        while self.eat(",") {
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    /// A variable declaration after its space: `.align 4 .b8 name[3] = {…}`.
+    fn variable(&mut self, space: VariableSpace) -> Result<Variable, Problem> {
+        let (mut align, mut vector, mut ty) = (0, 1, String::new());
+        loop {
+            let line = self.line();
+            let token = self.next()?;
+            match token.as_str() {
+                ".align" => align = self.number()?,
+                ".v2" => vector = 2,
+                ".v4" => vector = 4,
+                ".ptr" | ".global" | ".shared" | ".const" | ".local" | ".generic" | ".volatile" | ".managed" => {}
+                ".attribute" => self.skip_to(")")?,
+                t if t.starts_with('.') => ty = t[1..].to_owned(),
+                name => {
+                    let bits = type_bits(&ty).ok_or_else(|| (line, format!("`.{ty}` is not a type")))?;
+                    let element = u64::from(bits.max(8) / 8) * vector;
+                    let (mut count, mut dynamic) = (1, false);
+                    while self.eat("[") {
+                        if self.eat("]") {
+                            dynamic = true;
+                        } else {
+                            count *= self.number()?;
+                            self.expect("]")?;
+                        }
+                    }
+                    let bytes = if dynamic { 0 } else { element * count };
+                    let align = if align == 0 { element } else { align };
+                    let (name, ty) = (name.to_owned(), ty.clone());
+                    let mut v =
+                        Variable { name, space, ty, bytes, align, init: Vec::new(), pointers: Vec::new(), dynamic };
+                    if self.eat("=") {
+                        self.initialiser(&mut v, (element / vector) as usize)?;
+                    }
+                    v.bytes = v.bytes.max(v.init.len() as u64);
+                    v.dynamic &= v.init.is_empty();
+                    return Ok(v);
+                }
+            }
+        }
+    }
+
+    fn initialiser(&mut self, v: &mut Variable, element: usize) -> Result<(), Problem> {
+        if self.eat("{") {
+            while !self.eat("}") {
+                self.initialiser(v, element)?;
+                self.eat(",");
+            }
+            return Ok(());
+        }
+        let generic = self.eat("generic");
+        if generic {
+            self.expect("(")?;
+        }
+        let operand = self.plain_operand(&Vec::new())?;
+        if generic {
+            self.expect(")")?;
+        }
+        let bits = match operand {
+            Operand::Integer(bits) | Operand::Double(bits) => bits,
+            Operand::Single(bits) => bits.into(),
+            Operand::Name(name) => {
+                v.pointers.push((v.init.len() as u64, name, 0));
+                0
+            }
+            Operand::NameOffset(name, offset) => {
+                v.pointers.push((v.init.len() as u64, name, offset));
+                0
+            }
+            other => return Err((self.line(), format!("{other:?} is no initial value"))),
+        };
+        v.init.extend_from_slice(&bits.to_le_bytes()[..element]);
+        Ok(())
+    }
+
+    fn params(&mut self) -> Result<Vec<Variable>, Problem> {
+        let mut params = Vec::new();
+        if !self.eat("(") {
+            return Ok(params);
+        }
+        while !self.eat(")") {
+            let line = self.line();
+            let space = match self.next()?.as_str() {
+                ".param" => VariableSpace::Param,
+                ".reg" => VariableSpace::Register,
+                other => return Err((line, format!("expected `.param`, found `{other}`"))),
+            };
+            params.push(self.variable(space)?);
+            self.eat(",");
+        }
+        Ok(params)
+    }
+
+    fn function(&mut self, is_entry: bool) -> Result<Function, Problem> {
+        let mut f = Function { is_entry, ..Function::default() };
+        self.source = None;
+        if !is_entry {
+            f.returns = self.params()?;
+        }
+        f.name = self.next()?;
+        f.params = self.params()?;
+        loop {
+            match self.next()?.as_str() {
+                ";" => return Ok(f),
+                "{" => break,
+                ".maxntid" | ".reqntid" => f.threads_max = Some(self.triple()?.iter().product()),
+                ".reqnctapercluster" => f.cluster = Some(self.triple()?),
+                ".pragma" => self.skip_to(";")?,
+                _ => {}
+            }
+        }
+        f.has_body = true;
+        let mut scopes = vec![HashMap::new()];
+        let start = self.at;
+        self.declare_labels(&mut scopes, start, false);
+        while !scopes.is_empty() {
+            self.statement(&mut f, &mut scopes)?;
+        }
+        Ok(f)
+    }
+
+    fn triple(&mut self) -> Result<[u32; 3], Problem> {
+        let mut triple = [1; 3];
+        for (i, n) in triple.iter_mut().enumerate() {
+            if i > 0 && !self.eat(",") {
+                break;
+            }
+            *n = self.number()? as u32;
+        }
+        Ok(triple)
+    }
+
+    /// Labels may be used before they are written: names of the labels of a scope are made on entry to it.
+    fn declare_labels(&self, scopes: &mut Renames, start: usize, nested: bool) {
+        let mut depth = 0;
+        for i in start..self.tokens.len().saturating_sub(1) {
+            match self.tokens[i].text.as_str() {
+                "{" => depth += 1,
+                "}" if depth == 0 => return,
+                "}" => depth -= 1,
+                name if depth == 0 && nested && self.tokens[i + 1].text == ":" => {
+                    let unique = format!("{name}@{}", self.scopes);
+                    if let Some(scope) = scopes.last_mut() {
+                        scope.insert(name.to_owned(), unique);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn statement(&mut self, f: &mut Function, scopes: &mut Renames) -> Result<(), Problem> {
+        let line = self.line();
+        let first = self.next()?;
+        match first.as_str() {
+            "{" => {
+                self.scopes += 1;
+                scopes.push(HashMap::new());
+                self.declare_labels(scopes, self.at, true);
+            }
+            "}" => {
+                scopes.pop();
+            }
+            ";" => {}
+            ".loc" => self.location()?,
+            ".pragma" | ".callprototype" => self.skip_to(";")?,
+            ".file" => self.file()?,
+            ".reg" | ".local" | ".shared" | ".param" | ".const" | ".global" => self.declaration(&first, f, scopes)?,
+            ".branchtargets" => self.skip_to(";")?,
+            name if self.peek() == ":" => {
+                self.at += 1;
+                match self.peek() {
+                    ".branchtargets" => {
+                        self.at += 1;
+                        let mut labels = Vec::new();
+                        while !self.eat(";") {
+                            let label = self.next()?;
+                            labels.push(renamed(scopes, &label));
+                            self.eat(",");
+                        }
+                        f.body.push(Statement::Targets(renamed(scopes, name), labels));
+                    }
+                    ".callprototype" => self.skip_to(";")?,
+                    _ => f.body.push(Statement::Label(renamed(scopes, name))),
+                }
+            }
+            _ => {
+                self.at -= 1;
+                let statement = self.instruction(line, scopes)?;
+                f.body.push(statement);
+            }
+        }
+        Ok(())
+    }
+
+    fn location(&mut self) -> Result<(), Problem> {
+        let (file, line) = (self.number()? as u32, self.number()? as u32);
+        self.number()?;
+        let name = self.files.get(&file).cloned().unwrap_or_else(|| format!("file {file}"));
+        self.source = Some((name, line));
+        while self.eat(",") {
+            // function_name label+offset, inlined_at file line column
+            match self.next()?.as_str() {
+                "function_name" => {
+                    self.next()?;
+                    if self.eat("+") {
+                        self.next()?;
+                    }
+                }
+                "inlined_at" => {
+                    for _ in 0..3 {
+                        self.number()?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn declaration(&mut self, directive: &str, f: &mut Function, scopes: &mut Renames) -> Result<(), Problem> {
+        let space = space_of(directive);
+        let first = self.variable(space)?;
+        let mut names = vec![first.clone()];
+        if self.eat("<") {
+            let count = self.number()?;
+            self.expect(">")?;
+            names = (0..count).map(|i| Variable { name: format!("{}{i}", first.name), ..first.clone() }).collect();
+        }
+        while self.eat(",") {
+            let name = self.next()?;
+            if self.eat("<") {
+                let count = self.number()?;
+                self.expect(">")?;
+                names.extend((0..count).map(|i| Variable { name: format!("{name}{i}"), ..first.clone() }));
+            } else {
+                names.push(Variable { name, ..first.clone() });
+            }
+        }
+        self.expect(";")?;
+        let nested = scopes.len() > 1;
+        for mut v in names {
+            if nested {
+                let unique = format!("{}@{}", v.name, self.scopes);
+                if let Some(scope) = scopes.last_mut() {
+                    scope.insert(v.name, unique.clone());
+                }
+                v.name = unique;
+            }
+            f.variables.push(v);
+        }
+        Ok(())
+    }
+
+    fn instruction(&mut self, line: u32, scopes: &Renames) -> Result<Statement, Problem> {
+        let guard = if self.eat("@") {
+            let negated = self.eat("!");
+            let name = self.next()?;
+            Some((renamed(scopes, &name), negated))
+        } else {
+            None
+        };
+        let spelled = self.next()?;
+        let mut parts = spelled.split('.');
+        let opcode = parts.next().unwrap_or("").to_owned();
+        let modifiers: Vec<String> = parts.map(str::to_owned).collect();
+        let source = self.source.clone();
+        if opcode == "call" {
+            return self.call(line, guard, source, scopes);
+        }
+        let mut operands = Vec::new();
+        while !self.eat(";") {
+            operands.push(self.operand(scopes)?);
+            if !self.eat(",") {
+                self.expect(";")?;
+                break;
+            }
+        }
+        Ok(Statement::Instruction(Instruction { guard, opcode, modifiers, operands, line, source }))
+    }
+
+    fn call(
+        &mut self,
+        line: u32,
+        guard: Option<(String, bool)>,
+        source: Source,
+        scopes: &Renames,
+    ) -> Result<Statement, Problem> {
+        let mut returns = Vec::new();
+        if self.peek() == "(" {
+            returns = self.list("(", ")", scopes)?;
+            self.expect(",")?;
+        }
+        let function = self.next()?;
+        if function.starts_with('%') {
+            return Err((line, "indirect calls are not supported".into()));
+        }
+        let arguments = if self.eat(",") && self.peek() == "(" { self.list("(", ")", scopes)? } else { Vec::new() };
+        self.skip_to(";")?;
+        Ok(Statement::Call(Call { guard, function, returns, arguments, line, source }))
+    }
+
+    fn list(&mut self, open: &str, close: &str, scopes: &Renames) -> Result<Vec<Operand>, Problem> {
+        self.expect(open)?;
+        let mut items = Vec::new();
+        while !self.eat(close) {
+            items.push(self.operand(scopes)?);
+            self.eat(",");
+        }
+        Ok(items)
+    }
+
+    fn operand(&mut self, scopes: &Renames) -> Result<Operand, Problem> {
+        match self.peek() {
+            "{" => return Ok(Operand::Vector(self.list("{", "}", scopes)?)),
+            "[" => return self.memory(scopes),
+            "!" => {
+                self.at += 1;
+                let name = self.next()?;
+                return Ok(Operand::Not(renamed(scopes, &name)));
+            }
+            _ => {}
+        }
+        let first = self.plain_operand(scopes)?;
+        if self.eat("|") {
+            return Ok(Operand::Pair(Box::new(first), Box::new(self.operand(scopes)?)));
+        }
+        Ok(first)
+    }
+
+    fn memory(&mut self, scopes: &Renames) -> Result<Operand, Problem> {
+        self.expect("[")?;
+        let base = self.plain_operand(scopes)?;
+        let (base, mut offset) = match base {
+            Operand::NameOffset(name, offset) => (Operand::Name(name), offset),
+            other => (other, 0),
+        };
+        if self.eat(",") {
+            let coordinates = self.list("{", "}", scopes)?;
+            self.expect("]")?;
+            return Ok(Operand::Tensor(Box::new(base), coordinates));
+        }
+        while !self.eat("]") {
+            let negative = !self.eat("+") && self.eat("-");
+            let n = self.number()? as i64;
+            offset += if negative { -n } else { n };
+        }
+        Ok(Operand::Memory(Box::new(base), offset))
+    }
+
+    /// A name (with an offset), a number or `_`.
+    fn plain_operand(&mut self, scopes: &Renames) -> Result<Operand, Problem> {
+        let line = self.line();
+        let negative = self.eat("-");
+        let token = self.next()?;
+        let bits = |hex: &str| u64::from_str_radix(hex, 16).map_err(|e| (line, format!("`{token}`: {e}")));
+        if token == "_" {
+            return Ok(Operand::Sink);
+        }
+        if let Some(hex) = token.strip_prefix("0f").or_else(|| token.strip_prefix("0F")) {
+            return Ok(Operand::Single(bits(hex)? as u32 ^ u32::from(negative) << 31));
+        }
+        if let Some(hex) = token.strip_prefix("0d").or_else(|| token.strip_prefix("0D")) {
+            return Ok(Operand::Double(bits(hex)? ^ u64::from(negative) << 63));
+        }
+        if token.starts_with(|c: char| c.is_ascii_digit()) {
+            if token.contains('.') {
+                let value: f64 = token.parse().map_err(|_| (line, format!("expected a number, found `{token}`")))?;
+                return Ok(Operand::Double((if negative { -value } else { value }).to_bits()));
+            }
+            let value = integer(&token).ok_or_else(|| (line, format!("expected a number, found `{token}`")))?;
+            return Ok(Operand::Integer(if negative { value.wrapping_neg() } else { value }));
+        }
+        let name_start = |c: char| c.is_ascii_alphabetic() || matches!(c, '%' | '_' | '$');
+        if !token.starts_with(name_start) {
+            return Err((line, format!("expected an operand, found `{token}`")));
+        }
+        let name = renamed(scopes, &token);
+        if self.peek() == "+" || self.peek() == "-" {
+            let negative = self.next()? == "-";
+            let offset = self.number()? as i64;
+            return Ok(Operand::NameOffset(name, if negative { -offset } else { offset }));
+        }
+        Ok(Operand::Name(name))
+    }
+}
+
+fn space_of(directive: &str) -> VariableSpace {
+    match directive {
+        ".reg" => VariableSpace::Register,
+        ".param" => VariableSpace::Param,
+        ".local" => VariableSpace::Local,
+        ".shared" => VariableSpace::Shared,
+        ".const" => VariableSpace::Const,
+        _ => VariableSpace::Global,
+    }
+}
+
+fn integer(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches('U');
+    let (radix, digits) = match digits.get(..2) {
+        Some("0x" | "0X") => (16, &digits[2..]),
+        Some("0b" | "0B") => (2, &digits[2..]),
+        _ if digits.len() > 1 && digits.starts_with('0') => (8, &digits[1..]),
+        _ => (10, digits),
+    };
+    u64::from_str_radix(digits, radix).ok()
+}
