@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use crate::ids::{SlotId, TokenId};
 
 use super::SlotStart;
-use mass::{MASS_ONE, mass, order_key};
-use select::Entry;
+use mass::{MASS_ONE, total_mass};
+use select::{Drawer, Filters, Peaks};
+
+pub use mass::VOCAB_SIZE_MAX;
 
 /// How one logit row becomes a token. Plain numbers; policy lives in `sampling`.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,18 +90,26 @@ struct Slot {
 /// CTAs gets the same bits. Rows are independent of each other.
 #[derive(Debug)]
 pub struct HostSampler {
+    vocab_size: usize,
     slots: Vec<Slot>,
     /// One row of processed logits.
     scores: Vec<f32>,
-    entries: Vec<Entry>,
+    raw_peaks: Peaks,
+    peaks: Peaks,
+    drawer: Drawer,
 }
 
 impl HostSampler {
+    /// A sampler for `slots_max` sequences and rows of `vocab_size` logits, at most [`VOCAB_SIZE_MAX`].
     pub fn new(slots_max: u32, vocab_size: u32) -> HostSampler {
+        assert!(vocab_size <= VOCAB_SIZE_MAX, "masses of {vocab_size} tokens may not fit 64 bits");
         HostSampler {
+            vocab_size: vocab_size as usize,
             slots: (0..slots_max).map(|_| Slot::default()).collect(),
             scores: Vec::with_capacity(vocab_size as usize),
-            entries: Vec::with_capacity(vocab_size as usize),
+            raw_peaks: Peaks::default(),
+            peaks: Peaks::default(),
+            drawer: Drawer::default(),
         }
     }
 
@@ -118,20 +128,20 @@ impl HostSampler {
         slot.last_sampled = start.output_ids.last().copied();
     }
 
-    /// The token last sampled for `slot`, if any.
+    /// The token last sampled for `slot`, if any. A row that gives no token leaves it alone.
     pub fn last_sampled(&self, slot: SlotId) -> Option<TokenId> {
         self.slots[slot.index()].last_sampled
     }
 
     /// Chooses a token from one row of raw logits and counts it.
     pub fn sample(&mut self, logits: &[f32], row: &SampleRow) -> Sampled {
+        assert_eq!(logits.len(), self.vocab_size, "a row of logits is one vocabulary long");
         let mut sampled = Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
-        if !all_finite(logits) {
+        if !self.raw_peaks.scan(logits) {
             return sampled;
         }
         sampled.token = match row.choice {
             Choice::Forced(id) => Ok(id),
-            Choice::Greedy if !self.changes_logits(row) => Ok(TokenId(argmax(logits).0 as u32)),
             _ => self.choose(logits, row),
         };
         if let Ok(token) = sampled.token {
@@ -139,66 +149,75 @@ impl HostSampler {
             slot.counts.entry(token.0).or_default().output += 1;
             slot.last_sampled = Some(token);
             if let Some(n) = row.logprobs {
-                let log_sum = log_sum_exp(logits);
-                sampled.logprob = Some(log_probability(logits[token.index()], log_sum));
-                sampled.top = select::best(logits, n as usize)
-                    .into_iter()
-                    .map(|i| (TokenId(i), log_probability(logits[i as usize], log_sum)))
-                    .collect();
+                self.report(logits, token, n as usize, &mut sampled);
             }
         }
         sampled
     }
 
-    fn changes_logits(&self, row: &SampleRow) -> bool {
-        let slot = &self.slots[row.slot.index()];
-        let penalises = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
-        penalises || !slot.logit_bias.is_empty() || (row.before_min_length && !slot.masked_before_min.is_empty())
+    /// Log-probabilities of the model's own distribution. The sum has integer terms, so no order to depend on.
+    fn report(&mut self, logits: &[f32], token: TokenId, n: usize, sampled: &mut Sampled) {
+        let max = self.raw_peaks.max;
+        let log_sum = (total_mass(logits, max) as f64 / MASS_ONE as f64).ln();
+        let log_probability = |id: u32| (f64::from(logits[id as usize] - max) - log_sum) as f32;
+        sampled.logprob = Some(log_probability(token.0));
+        let best = self.raw_peaks.best(logits, n, &mut self.drawer);
+        sampled.top = best.into_iter().map(|id| (TokenId(id), log_probability(id))).collect();
     }
 
     /// Bias → repetition → presence and frequency → minimum length → choice.
     fn choose(&mut self, logits: &[f32], row: &SampleRow) -> Result<TokenId, BadRow> {
+        let (scores, peaks) = match self.process(logits, row) {
+            true => (&self.scores[..], &mut self.peaks),
+            false => (logits, &mut self.raw_peaks),
+        };
+        if peaks.max == f32::NEG_INFINITY {
+            return Err(BadRow::AllMasked);
+        }
+        match row.choice {
+            Choice::Greedy => Ok(TokenId(peaks.argmax(scores))),
+            Choice::Forced(id) => Ok(id),
+            Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } => {
+                // Exact: 24 bits of min_p times a power of two.
+                let min_mass = (f64::from(min_p) * MASS_ONE as f64).ceil() as u64;
+                let filters = Filters { temperature, top_k, top_p_q32, min_mass };
+                let random = philox::draw(seed, choice_index, output_index);
+                Ok(TokenId(self.drawer.draw(scores, peaks, &filters, random)))
+            }
+        }
+    }
+
+    /// Processed logits in `scores` and `peaks`; false if nothing changes them.
+    fn process(&mut self, logits: &[f32], row: &SampleRow) -> bool {
         let slot = &self.slots[row.slot.index()];
+        let has_penalty = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
+        let penalises = has_penalty && !slot.counts.is_empty();
+        let masks = row.before_min_length && !slot.masked_before_min.is_empty();
+        if !penalises && !masks && slot.logit_bias.is_empty() {
+            return false;
+        }
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         for (id, bias) in &slot.logit_bias {
-            self.scores[id.index()] += bias;
+            let score = &mut self.scores[id.index()];
+            *score = saturate(*score + bias);
         }
-        for (&id, counts) in &slot.counts {
-            penalise(&mut self.scores[id as usize], counts, row);
+        if penalises {
+            for (&id, counts) in &slot.counts {
+                penalise(&mut self.scores[id as usize], counts, row);
+            }
         }
-        if row.before_min_length {
+        if masks {
             for id in &slot.masked_before_min {
                 self.scores[id.index()] = f32::NEG_INFINITY;
             }
         }
-        let (best, max) = argmax(&self.scores);
-        if max == f32::NEG_INFINITY {
-            return Err(BadRow::AllMasked);
-        }
-        match row.choice {
-            Choice::Greedy => Ok(TokenId(best as u32)),
-            Choice::Forced(id) => Ok(id),
-            Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } => {
-                let entry = |(index, &score): (usize, &f32)| Entry {
-                    key: order_key(score),
-                    index: index as u32,
-                    mass: mass((score - max) / temperature),
-                };
-                self.entries.clear();
-                self.entries.extend(self.scores.iter().enumerate().map(entry));
-                select::keep_top_k(&mut self.entries, top_k as usize);
-                select::keep_top_p(&mut self.entries, top_p_q32);
-                // Exact: 24 bits of min_p times a power of two.
-                let min_mass = (f64::from(min_p) * MASS_ONE as f64).ceil() as u64;
-                self.entries.retain(|e| e.mass >= min_mass);
-                let random = philox::draw(seed, choice_index, output_index);
-                Ok(TokenId(select::draw(&self.entries, random)))
-            }
-        }
+        self.peaks.scan(&self.scores);
+        true
     }
 }
 
+/// `l / r` or `l · r`, then `l − (presence + frequency · count)`, each operation rounded to f32.
 fn penalise(score: &mut f32, counts: &Counts, row: &SampleRow) {
     if row.repetition_penalty != 1.0 {
         *score = if *score > 0.0 { *score / row.repetition_penalty } else { *score * row.repetition_penalty };
@@ -207,37 +226,12 @@ fn penalise(score: &mut f32, counts: &Counts, row: &SampleRow) {
     if count > 0 {
         *score -= row.presence_penalty + row.frequency_penalty * count as f32;
     }
+    *score = saturate(*score);
 }
 
-fn all_finite(logits: &[f32]) -> bool {
-    // Counting instead of stopping early lets the loop vectorise.
-    logits.iter().map(|l| u32::from(!l.is_finite())).sum::<u32>() == 0
-}
-
-/// (index, value) of the largest element, the first one on ties.
-fn argmax(scores: &[f32]) -> (usize, f32) {
-    const LANES: usize = 16;
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = scores.chunks_exact(LANES);
-    let mut max = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-        }
-    }
-    max = lanes.into_iter().fold(max, f32::max);
-    (scores.iter().position(|&x| x == max).unwrap_or(0), max)
-}
-
-/// (largest logit, `ln Σ exp(l − max)`) of the model's own distribution, from integer masses: no order to depend on.
-fn log_sum_exp(logits: &[f32]) -> (f32, f64) {
-    let (_, max) = argmax(logits);
-    let total: u64 = logits.iter().map(|l| mass(l - max)).sum();
-    (max, (total as f64 / MASS_ONE as f64).ln())
-}
-
-fn log_probability(logit: f32, (max, log_sum): (f32, f64)) -> f32 {
-    (f64::from(logit - max) - log_sum) as f32
+/// Infinity is for masks: a finite logit stays finite whatever is added or multiplied.
+fn saturate(score: f32) -> f32 {
+    score.clamp(f32::MIN, f32::MAX)
 }
 
 #[cfg(test)]

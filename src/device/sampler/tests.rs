@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::select::Entry;
 use super::*;
 
 fn row(choice: Choice) -> SampleRow {
@@ -81,7 +82,10 @@ fn sample_many(logits: &[f32], s: Setting, draws: u32) -> Vec<u32> {
 fn a_million_draws_follow_the_exact_distribution() {
     let spread: Vec<f32> = (0..40).map(|i| ((i * 37 % 40) as f32) * 0.15).collect();
     let ties = vec![1.0f32, 1.0, 0.0, 1.0, 0.0, -2.0, 1.0, 0.5];
+    // As wide as vocabularies go through several chunks of 64, with logits spread as a model's are.
+    let wide: Vec<f32> = (0..1024).map(|i| ((i * 769 % 1024) as f32 / 1024.0 - 0.5) * 6.0).collect();
     let settings = [
+        (&wide, Setting { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.05 }),
         (&spread, Setting { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }),
         (&spread, Setting { temperature: 0.7, top_k: 12, top_p: 0.9, min_p: 0.0 }),
         (&spread, Setting { temperature: 1.5, top_k: 0, top_p: 0.8, min_p: 0.1 }),
@@ -128,33 +132,93 @@ proptest! {
     }
 
     #[test]
-    fn top_k_and_top_p_equal_sorting(
-        keys in prop::collection::vec(prop_oneof![0u32..6, any::<u32>()], 1..300),
-        k in 1usize..320,
-        p_q32 in 0u64..=1 << 32,
+    fn draws_equal_sorting_in_integers(
+        logits in prop::collection::vec(prop_oneof![-6f32..6.0, (-3i8..4).prop_map(f32::from)], 1..700),
+        temperature in prop_oneof![Just(1e-30f32), 0.05f32..4.0, Just(1e30)],
+        top_k in prop_oneof![Just(0u32), 1u32..20, 1u32..800],
+        top_p in prop_oneof![Just(0.0), Just(1.0), Just(0.9999999), 0f64..1.0],
+        min_p in prop_oneof![Just(0f32), 0f32..1.0, Just(1.0)],
+        seed: u64,
     ) {
-        let entries: Vec<Entry> = keys
-            .iter()
-            .enumerate()
-            .map(|(i, &key)| Entry { key, index: i as u32, mass: u64::from(key % 1000) + 1 })
-            .collect();
-        let mut sorted = entries.clone();
-        sorted.sort_by_key(|e| (std::cmp::Reverse(e.key), e.index));
-        let by_index = |mut e: Vec<Entry>| { e.sort_by_key(|e| e.index); e };
-
-        let mut got = entries.clone();
-        select::keep_top_k(&mut got, k);
-        prop_assert_eq!(got, by_index(sorted.iter().take(k).copied().collect()));
-
-        let total: u64 = entries.iter().map(|e| e.mass).sum();
-        let target = (u128::from(total) * u128::from(p_q32)).div_ceil(1 << 32) as u64;
-        let mut sum = 0;
-        let take_while = sorted.iter().take_while(|e| { let before = sum; sum += e.mass; before < target.max(1) });
-        let want = by_index(take_while.copied().collect());
-        let mut got = entries;
-        select::keep_top_p(&mut got, p_q32);
-        prop_assert_eq!(got, want);
+        let setting = Setting { temperature, top_k, top_p, min_p };
+        let mut sampler = HostSampler::new(1, logits.len() as u32);
+        for i in 0..4 {
+            let choice = setting.draw(seed, i);
+            let got = sampler.sample(&logits, &row(choice)).token.unwrap();
+            prop_assert_eq!(got.0, naive_draw(&logits, choice));
+        }
     }
+
+    #[test]
+    fn top_p_equals_sorting(
+        ranks in prop::collection::btree_set(any::<u64>(), 1..300),
+        masses in prop::collection::vec(prop_oneof![Just(1u64), 1u64..1000, Just(1u64 << 44)], 300),
+        p_q32 in 0u64..=1 << 32,
+        order: u64,
+    ) {
+        let mut entries: Vec<Entry> =
+            ranks.into_iter().zip(masses).map(|(rank, mass)| Entry { rank, mass }).collect();
+        entries.sort_by_key(|e| e.rank.wrapping_mul(order | 1));
+        let mut best_first = entries.clone();
+        best_first.sort_by_key(|e| std::cmp::Reverse(e.rank));
+        let target = select::target_mass(entries.iter().map(|e| e.mass).sum(), p_q32);
+        let mut sum = 0;
+        let want: Vec<Entry> =
+            best_first.into_iter().take_while(|e| { let before = sum; sum += e.mass; before < target }).collect();
+        let mut got = entries.clone();
+        select::keep_top_p(&mut got, &mut Vec::new(), target);
+        prop_assert_eq!(got, entries.into_iter().filter(|e| want.contains(e)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_best_are_those_of_sorting(
+        logits in prop::collection::vec(prop_oneof![-6f32..6.0, (-3i8..4).prop_map(f32::from)], 1..1500),
+        n in prop_oneof![0usize..30, 0usize..1600],
+    ) {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        let mut peaks = Peaks::default();
+        prop_assert!(peaks.scan(&logits));
+        prop_assert_eq!(peaks.argmax(&logits), order[0]);
+        order.truncate(n);
+        prop_assert_eq!(peaks.best(&logits, n, &mut Drawer::default()), order);
+    }
+}
+
+/// The definition, step by step over a sorted vocabulary, in integers.
+fn naive_draw(logits: &[f32], choice: Choice) -> u32 {
+    let Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } = choice else {
+        panic!("not a draw")
+    };
+    let max = logits.iter().copied().fold(f32::MIN, f32::max);
+    let mut kept: Vec<(usize, u64)> = logits.iter().map(|l| mass::mass((l - max) / temperature)).enumerate().collect();
+    kept.sort_by(|a, b| logits[b.0].total_cmp(&logits[a.0]).then(a.0.cmp(&b.0)));
+    if top_k > 0 {
+        kept.truncate(top_k as usize);
+    }
+    let total: u128 = kept.iter().map(|k| u128::from(k.1)).sum();
+    let target = (total * u128::from(top_p_q32)).div_ceil(1 << 32);
+    let mut sum = 0;
+    let count = kept
+        .iter()
+        .take_while(|k| {
+            let before = sum;
+            sum += u128::from(k.1);
+            before < target
+        })
+        .count();
+    kept.truncate(count.max(1));
+    kept.retain(|k| k.1 as f64 >= f64::from(min_p) * MASS_ONE as f64);
+    kept.sort();
+    let total: u128 = kept.iter().map(|k| u128::from(k.1)).sum();
+    let mut left = (u128::from(philox::draw(seed, choice_index, output_index)) * total) >> 64;
+    for (id, mass) in kept {
+        if left < u128::from(mass) {
+            return id as u32;
+        }
+        left -= u128::from(mass);
+    }
+    panic!("nothing was kept")
 }
 
 #[test]
@@ -219,6 +283,29 @@ fn penalties_count_their_scope() {
     let row = SampleRow { presence_penalty: 1.0, ..greedy };
     let ids: Vec<_> = (0..3).map(|_| sampler.sample(&[3.0, 2.5, 2.2, 0.0], &row).token.unwrap().0).collect();
     assert_eq!(ids, [0, 1, 2]);
+}
+
+#[test]
+fn no_penalty_makes_a_logit_infinite() {
+    let mut sampler = HostSampler::new(1, 3);
+    let draw = Choice::Draw {
+        temperature: 1.0,
+        top_k: 0,
+        top_p_q32: 1 << 31,
+        min_p: 0.0,
+        seed: 0,
+        choice_index: 0,
+        output_index: 0,
+    };
+    // 3.6 / 1e-38 and -3.6 · 1e38 leave f32; the penalised token must stay the best, or the worst, of finite ones.
+    for choice in [Choice::Greedy, draw] {
+        for (logit, repetition_penalty, want) in [(3.6, 1e-38, 0), (-3.6, 1e38, 1), (3.6, 1e38, 1)] {
+            sampler.start(&SlotStart { prompt_ids: vec![TokenId(0)], ..SlotStart::default() });
+            let strong = SampleRow { repetition_penalty, ..row(choice) };
+            let got = sampler.sample(&[logit, 1.0, -90.0], &strong).token;
+            assert_eq!(got, Ok(TokenId(want)), "{choice:?} {logit} {repetition_penalty}");
+        }
+    }
 }
 
 #[test]

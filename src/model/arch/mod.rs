@@ -13,7 +13,7 @@ const INTERMEDIATE_SIZE_MAX: u32 = 1 << 20;
 const HEADS_MAX: u32 = 1 << 10;
 const HEAD_DIM_MAX: u32 = 1 << 10;
 const CONTEXT_TOKENS_MAX: u32 = 1 << 26;
-const VOCAB_SIZE_MAX: u32 = 1 << 22;
+const VOCAB_SIZE_MAX: u32 = (1 << 20) - 1;
 
 /// The spec of the model that `metadata` and `tensors` describe, chosen by `general.architecture`.
 ///
