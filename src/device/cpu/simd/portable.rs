@@ -95,7 +95,8 @@ impl Isa for Portable {
         let mut out = acc;
         for l in 0..LANES {
             let w = w[l].to_le_bytes();
-            for j in 0..4 { out[l] += i32::from(w[j]) * a[j]; }
+            // Wrapping, as in hardware: unused columns of a panel may hold anything.
+            for j in 0..4 { out[l] = out[l].wrapping_add(i32::from(w[j]) * a[j]); }
         }
         out
     }
