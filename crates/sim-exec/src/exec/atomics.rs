@@ -15,6 +15,7 @@ use crate::program::{Atomic, AtomicKind, AtomicType, Space, Strength};
 impl Step<'_, '_> {
     pub(super) fn atomic(&mut self, atomic: &Atomic, active: Mask) -> Result<Flow, Fault> {
         self.counters.atomics += 1;
+        self.warp.spinning = false;
         let addresses = self.addresses(&atomic.address);
         let width = atomic.ty.width();
         let mut out = vec![[0u64; 32]; atomic.value.len()];

@@ -61,6 +61,7 @@ impl Step<'_, '_> {
         }
         let MbarrierOp::Wait { d, .. } = op else { return Ok(Flow::Next) };
         self.set_pred(*d, active, passed);
+        self.warp.spinning = passed != active;
         Ok(if passed == active { Flow::Next } else { Flow::Yield })
     }
 

@@ -36,6 +36,7 @@ impl<'l> Step<'_, 'l> {
     }
 
     pub(super) fn store(&mut self, access: &Access, active: Mask) -> Result<Flow, Fault> {
+        self.warp.spinning = false;
         let addresses = self.addresses(&access.address);
         self.in_spaces(access, &addresses, active, |step, space, at, mask| match space {
             Space::Global => step.store_global(access, at, mask),

@@ -165,13 +165,15 @@ fn run_round(launch: &Launch<'_>, cluster: &mut Cluster, turn: u64) -> Result<()
         if cluster.warps[at].fragments.is_empty() {
             continue;
         }
-        let budget = 1 + cluster.rng.below(turn);
+        // Mostly short turns, some long: races and missing waits show at both scales.
+        let scale = cluster.rng.below(u64::from(turn.ilog2()) + 1);
+        let budget = 1 + cluster.rng.below(2 << scale);
         let before = cluster.counters.instructions;
         let outcome = warp::run(launch, cluster, at, budget)?;
         launch.instructions.fetch_add(cluster.counters.instructions - before, Relaxed);
-        let warp = &mut cluster.warps[at];
-        warp.spinning = outcome == Outcome::Spin;
-        moved |= matches!(outcome, Outcome::Turn | Outcome::Done);
+        let warp = &cluster.warps[at];
+        // A warp between two failed waits of one loop has not moved, whatever ended its turn.
+        moved |= !warp.spinning && outcome != Outcome::Blocked;
         if outcome == Outcome::Blocked && cluster.counters.instructions != before {
             moved = true;
         }

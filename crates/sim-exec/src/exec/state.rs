@@ -168,7 +168,7 @@ pub struct Warp {
     pub last_allocation: usize,
     /// The generation of the cluster barrier that the warp arrived at last.
     pub cluster_generation: u64,
-    /// Ended its last turn with a failed wait.
+    /// Has failed a wait and since then neither passed one nor written memory.
     pub spinning: bool,
 }
 
