@@ -13,7 +13,7 @@ pub use sequence::{FinishReason, Request, Sequence};
 
 use crate::device::{BadRow, Batch, BatchSeq, Choice, Device, DeviceError, InputToken, MemoryUse, Sampled};
 use crate::ids::{SeqId, SlotId, TokenId};
-use crate::kv::{BlockManager, BlockTable};
+use crate::kv::{BlockManager, BlockTable, KvError};
 use crate::sampling::{ParamError, SamplingParams};
 
 use scheduler::{Scheduler, Work};
@@ -29,8 +29,13 @@ pub enum EngineError {
     PromptTooLong { n_prompt_tokens: u32, n_ctx: u32 },
     #[error("token id {id} is not in the vocabulary of {vocab_size}")]
     UnknownToken { id: TokenId, vocab_size: u32 },
-    #[error("the KV cache has {blocks} blocks, the request can need {needed}: raise the cache or lower max_tokens")]
-    NeverFits { needed: u32, blocks: u32 },
+    #[error(
+        "the KV cache has {blocks} blocks of {block_tokens} tokens, the request with its {n_prompt_tokens} prompt tokens \
+         (context {n_ctx}) can need {needed}: raise the cache or lower max_tokens"
+    )]
+    NeverFits { n_prompt_tokens: u32, n_ctx: u32, needed: u32, blocks: u32, block_tokens: u32 },
+    #[error("the device failed before: open the model again")]
+    Broken,
     #[error("sequences are running: score when the engine is idle")]
     Busy,
     #[error(transparent)]
@@ -69,6 +74,8 @@ pub struct Engine {
     step: u64,
     in_flight: VecDeque<InFlight>,
     events: Vec<Event>,
+    /// The device failed in the middle of a step: what its cache and queue hold is unknown.
+    is_broken: bool,
 }
 
 impl Engine {
@@ -85,11 +92,13 @@ impl Engine {
             step: 0,
             in_flight: VecDeque::new(),
             events: Vec::new(),
+            is_broken: false,
         }
     }
 
     /// Accepts a request, or refuses it at once with the numbers.
     pub fn add(&mut self, request: Request) -> Result<SeqId, EngineError> {
+        self.check_device()?;
         request.params.validate(self.vocab_size)?;
         let n_ctx = self.device.limits().context_tokens_max;
         let n_prompt_tokens = request.prompt_ids.len() as u32;
@@ -97,12 +106,14 @@ impl Engine {
         if n_prompt_tokens >= n_ctx {
             return Err(EngineError::PromptTooLong { n_prompt_tokens, n_ctx });
         }
-        let max_tokens = request.params.max_tokens.unwrap_or(u32::MAX).min(n_ctx - n_prompt_tokens);
-        // The last token is sampled, not computed.
-        let needed = self.scheduler.blocks().blocks_for(n_prompt_tokens + max_tokens - u32::from(max_tokens > 0));
-        let blocks = self.scheduler.blocks().num_blocks();
+        let (blocks, block_tokens) = (self.device.limits().num_blocks, self.device.limits().block_tokens);
+        // The last token is sampled, not computed. Who names no number of tokens gets what the context and the cache hold.
+        let cache_tokens = u64::from(blocks) * u64::from(block_tokens) + 1;
+        let cache_left = cache_tokens.saturating_sub(u64::from(n_prompt_tokens)).max(1) as u32;
+        let max_tokens = request.params.max_tokens.unwrap_or(cache_left).min(n_ctx - n_prompt_tokens);
+        let needed = self.scheduler.blocks().blocks_for(n_prompt_tokens + max_tokens.saturating_sub(1));
         if needed > blocks {
-            return Err(EngineError::NeverFits { needed, blocks });
+            return Err(EngineError::NeverFits { n_prompt_tokens, n_ctx, needed, blocks, block_tokens });
         }
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
@@ -150,25 +161,38 @@ impl Engine {
 
     /// Submits the next step if there is work, collects the oldest one if the device is full or nothing else is left, and
     /// returns what happened.
+    ///
+    /// # Errors
+    /// The device failed. All sequences are gone, without further events, and the engine takes no more.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        if self.in_flight.len() < self.device.steps_in_flight_max() {
-            let work = self.scheduler.schedule(self.step);
+        if let Err(error) = self.advance() {
+            self.is_broken = true;
+            self.in_flight.clear();
+            self.events.clear();
+            self.scheduler.clear();
+            return Err(error);
+        }
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    fn advance(&mut self) -> Result<(), EngineError> {
+        let steps_max = self.device.steps_in_flight_max();
+        if self.in_flight.len() < steps_max {
+            let work = self.scheduler.schedule();
             if !work.is_empty() {
                 self.submit(&work)?;
-            } else if self.in_flight.is_empty() {
-                return Ok(std::mem::take(&mut self.events));
-            }
-            if self.in_flight.len() < self.device.steps_in_flight_max() && !work.is_empty() {
-                return Ok(std::mem::take(&mut self.events));
+                if self.in_flight.len() < steps_max {
+                    return Ok(());
+                }
             }
         }
-        self.collect()?;
-        Ok(std::mem::take(&mut self.events))
+        self.collect()
     }
 
     /// Teacher forcing: the log-probability of every id given those before it, with the `top_n` best at its place. The
     /// first id has none. The engine must be idle.
     pub fn score(&mut self, ids: &[TokenId], top_n: u32) -> Result<Vec<Option<Sampled>>, EngineError> {
+        self.check_device()?;
         if !self.is_idle() {
             return Err(EngineError::Busy);
         }
@@ -177,12 +201,16 @@ impl Engine {
         if ids.len() as u32 > n_ctx {
             return Err(EngineError::PromptTooLong { n_prompt_tokens: ids.len() as u32, n_ctx });
         }
+        let (n_prompt_tokens, block_tokens) = (ids.len() as u32, self.device.limits().block_tokens);
         let mut table = BlockTable::default();
-        let blocks = self.scheduler.blocks();
-        let rows = ids.len() as u32 - 1;
-        blocks.grow(&mut table, rows).map_err(|e| EngineError::NeverFits { needed: e.asked, blocks: e.total })?;
+        let never_fits = |e: KvError| {
+            let (needed, blocks) = (e.asked, e.total);
+            EngineError::NeverFits { n_prompt_tokens, n_ctx, needed, blocks, block_tokens }
+        };
+        self.scheduler.blocks().grow(&mut table, n_prompt_tokens - 1).map_err(never_fits)?;
         let scored = self.score_rows(ids, top_n, &table);
         self.scheduler.blocks().release(&mut table);
+        self.is_broken |= matches!(scored, Err(EngineError::Device(_)));
         scored
     }
 
@@ -224,6 +252,10 @@ impl Engine {
         Ok(scored)
     }
 
+    fn check_device(&self) -> Result<(), EngineError> {
+        if self.is_broken { Err(EngineError::Broken) } else { Ok(()) }
+    }
+
     fn check_ids(&self, ids: &[TokenId]) -> Result<(), EngineError> {
         if ids.is_empty() {
             return Err(EngineError::EmptyPrompt);
@@ -253,6 +285,7 @@ impl Engine {
                 logit_rows: if item.samples { vec![item.rows - 1] } else { Vec::new() },
             });
             seq.submitted += item.rows;
+            seq.last_step = self.step + 1;
             seq.times.first_submitted.get_or_insert_with(Instant::now);
             if item.samples {
                 let output_index = seq.output_ids.len() as u32 + seq.pending;
@@ -286,7 +319,7 @@ impl Engine {
         let token = match sampled.token {
             Ok(token) => token,
             Err(error) => {
-                self.scheduler.remove(id, self.step);
+                self.scheduler.remove(id);
                 self.events.push(Event::Failed { seq: id, error });
                 return;
             }
@@ -308,12 +341,9 @@ impl Engine {
     }
 
     fn finish(&mut self, id: SeqId, reason: FinishReason) {
-        if let Some(seq) = self.scheduler.remove(id, self.step) {
+        if let Some(seq) = self.scheduler.remove(id) {
             let metrics = self.metrics_of(&seq);
             self.events.push(Event::Finished { seq: id, reason, metrics });
-            if self.in_flight.is_empty() {
-                self.scheduler.collected(self.step);
-            }
         }
     }
 

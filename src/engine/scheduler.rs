@@ -35,6 +35,8 @@ pub struct Scheduler {
     blocks: BlockManager,
     free_slots: Vec<SlotId>,
     retired: Vec<Retired>,
+    /// The last step that was collected.
+    collected_step: u64,
     step_rows_max: u32,
     logit_rows_max: u32,
     preemptions: u64,
@@ -48,6 +50,7 @@ impl Scheduler {
             blocks,
             free_slots: (0..slots_max).rev().map(SlotId).collect(),
             retired: Vec::new(),
+            collected_step: 0,
             step_rows_max,
             logit_rows_max,
             preemptions: 0,
@@ -80,19 +83,29 @@ impl Scheduler {
         self.running.iter_mut().chain(self.waiting.iter_mut()).find(|s| s.id == id)
     }
 
-    /// Takes a sequence out. What it held is free after step `last_step`, the last one submitted.
-    pub fn remove(&mut self, id: SeqId, last_step: u64) -> Option<Sequence> {
+    /// Takes a sequence out. What it held is free once no step in flight uses it.
+    pub fn remove(&mut self, id: SeqId) -> Option<Sequence> {
         if let Some(at) = self.waiting.iter().position(|s| s.id == id) {
             return self.waiting.remove(at);
         }
         let at = self.running.iter().position(|s| s.id == id)?;
         let mut seq = self.running.remove(at);
-        self.retire(&mut seq, last_step);
+        self.give_back(&mut seq);
         Some(seq)
     }
 
-    /// Returns what sequences gave up up to the collected step `step`.
+    /// Forgets all sequences, whatever the device still does with them.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        for mut seq in std::mem::take(&mut self.running) {
+            self.give_back(&mut seq);
+        }
+        self.collected(u64::MAX);
+    }
+
+    /// Returns what sequences gave up that steps up to `step` were still using.
     pub fn collected(&mut self, step: u64) {
+        self.collected_step = step;
         for mut retired in std::mem::take(&mut self.retired) {
             if retired.step > step {
                 self.retired.push(retired);
@@ -104,15 +117,14 @@ impl Scheduler {
     }
 
     /// Picks the next step's work: decode rows first, then pieces of prompts, oldest first, then new admissions.
-    /// `last_step` is the last step submitted.
-    pub fn schedule(&mut self, last_step: u64) -> Vec<Work> {
+    pub fn schedule(&mut self) -> Vec<Work> {
         let mut work = Vec::new();
         let mut rows_left = self.step_rows_max;
         let mut logit_rows_left = self.logit_rows_max;
         let decodes: Vec<SeqId> = self.running.iter().filter(|s| s.ready_rows() == 1).map(|s| s.id).collect();
         let prompts: Vec<SeqId> = self.running.iter().filter(|s| s.ready_rows() > 1).map(|s| s.id).collect();
         for id in decodes.into_iter().chain(prompts) {
-            self.take_rows(id, &mut work, &mut rows_left, &mut logit_rows_left, last_step);
+            self.take_rows(id, &mut work, &mut rows_left, &mut logit_rows_left);
         }
         while rows_left > 0 && logit_rows_left > 0 && self.can_admit() {
             let Some(mut seq) = self.waiting.pop_front() else { break };
@@ -120,7 +132,7 @@ impl Scheduler {
             let id = seq.id;
             self.running.push(seq);
             let before = work.len();
-            self.take_rows(id, &mut work, &mut rows_left, &mut logit_rows_left, last_step);
+            self.take_rows(id, &mut work, &mut rows_left, &mut logit_rows_left);
             if work.len() == before {
                 break;
             }
@@ -136,14 +148,7 @@ impl Scheduler {
             && self.blocks.num_free() >= self.blocks.blocks_for(next.known())
     }
 
-    fn take_rows(
-        &mut self,
-        id: SeqId,
-        work: &mut Vec<Work>,
-        rows_left: &mut u32,
-        logit_rows_left: &mut u32,
-        last_step: u64,
-    ) {
+    fn take_rows(&mut self, id: SeqId, work: &mut Vec<Work>, rows_left: &mut u32, logit_rows_left: &mut u32) {
         // A sequence that was preempted to make room for an earlier one is not running any more.
         let Some(seq) = self.running_mut(id) else { return };
         let rows = seq.ready_rows().min(*rows_left);
@@ -151,7 +156,7 @@ impl Scheduler {
         if rows == 0 || (samples && *logit_rows_left == 0) {
             return;
         }
-        if !self.make_room(id, rows, work, last_step) {
+        if !self.make_room(id, rows, work) {
             return;
         }
         *rows_left -= rows;
@@ -161,7 +166,7 @@ impl Scheduler {
 
     /// Grows the sequence's table for `rows` more positions, preempting the newest sequences if it must. False if that
     /// was the sequence itself, or blocks come back only after a step in flight.
-    fn make_room(&mut self, id: SeqId, rows: u32, work: &[Work], last_step: u64) -> bool {
+    fn make_room(&mut self, id: SeqId, rows: u32, work: &[Work]) -> bool {
         loop {
             let Some(at) = self.running.iter().position(|s| s.id == id) else { return false };
             let seq = &mut self.running[at];
@@ -175,35 +180,25 @@ impl Scheduler {
             let newest = self.running.iter().rposition(|s| !work.iter().any(|w| w.seq == s.id));
             let Some(newest) = newest else { return false };
             let victim = self.running[newest].id;
-            self.preempt(newest, last_step);
+            self.preempt(newest);
             if victim == id {
                 return false;
             }
         }
     }
 
-    fn preempt(&mut self, at: usize, last_step: u64) {
+    fn preempt(&mut self, at: usize) {
         let mut seq = self.running.remove(at);
-        let in_flight = seq.pending > 0;
-        self.retire(&mut seq, last_step);
-        if !in_flight {
-            // Nothing in flight reads its blocks: they can go to their next owner at once.
-            self.collected_now();
-        }
+        self.give_back(&mut seq);
         seq.reset();
         self.preemptions += 1;
         self.waiting.push_front(seq);
     }
 
-    fn collected_now(&mut self) {
-        if let Some(mut retired) = self.retired.pop() {
-            self.blocks.release(&mut retired.table);
-            self.free_slots.extend(retired.slot);
-        }
-    }
-
-    fn retire(&mut self, seq: &mut Sequence, last_step: u64) {
+    /// Frees a sequence's blocks and slot, or leaves them to the step in flight that uses them.
+    fn give_back(&mut self, seq: &mut Sequence) {
         let table = std::mem::take(&mut seq.table);
-        self.retired.push(Retired { step: last_step, table, slot: seq.slot.take() });
+        self.retired.push(Retired { step: seq.last_step, table, slot: seq.slot.take() });
+        self.collected(self.collected_step);
     }
 }

@@ -41,6 +41,8 @@ pub struct Sequence {
     pub table: BlockTable,
     /// Positions submitted to the device since the slot started.
     pub submitted: u32,
+    /// The last step with rows of this sequence.
+    pub last_step: u64,
     /// Tokens being sampled by steps in flight.
     pub pending: u32,
     /// The next batch with this sequence must start its slot.
@@ -68,6 +70,7 @@ impl Sequence {
             slot: None,
             table: BlockTable::default(),
             submitted: 0,
+            last_step: 0,
             pending: 0,
             needs_start: true,
             times,

@@ -8,6 +8,8 @@ use crate::ids::BlockId;
 
 const VOCAB: u32 = 1000;
 const END: TokenId = TokenId(999);
+/// Requests for log-probabilities meet bad logits about so often.
+const BAD_ROW_EVERY: u32 = 13;
 
 /// Answers with a function of the sequence's ids, which it reads back from "cache" blocks: so a wrong block table, a lost
 /// position or a block written by two sequences changes the answer.
@@ -17,6 +19,9 @@ struct Scripted {
     cache: HashMap<(BlockId, u32), u32>,
     last: HashMap<SlotId, TokenId>,
     queue: VecDeque<(Batch, Vec<SampleRow>)>,
+    /// Steps submitted so far, and the one that fails.
+    submitted: u32,
+    fails_at: Option<u32>,
 }
 
 impl Scripted {
@@ -27,7 +32,8 @@ impl Scripted {
             for (i, token) in seq.tokens.iter().enumerate() {
                 let id = match token {
                     InputToken::Id(id) => *id,
-                    InputToken::LastSampled => self.last[&seq.slot],
+                    // Nothing was sampled if the row was bad; then nobody looks at what follows.
+                    InputToken::LastSampled => self.last.get(&seq.slot).copied().unwrap_or_default(),
                 };
                 let at = self.place(seq, seq.position_start + i as u32);
                 assert_eq!(written.insert(at, seq.slot), None, "two rows write one place");
@@ -43,6 +49,12 @@ impl Scripted {
         }
         let sampled = rows.iter().map(|row| {
             let hash = hashes[row.logit_row as usize];
+            if let Choice::Forced(id) = row.choice {
+                return Sampled { slot: row.slot, token: Ok(id), logprob: Some(hash as f32), top: Vec::new() };
+            }
+            if hash % BAD_ROW_EVERY == 0 && row.logprobs.is_some() {
+                return Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
+            }
             let id = if !row.before_min_length && hash % 23 == 0 { END } else { TokenId(hash % 900) };
             self.last.insert(row.slot, id);
             Sampled { slot: row.slot, token: Ok(id), logprob: None, top: Vec::new() }
@@ -72,6 +84,18 @@ impl Device for Scripted {
     fn submit(&mut self, batch: &Batch) -> Result<(), DeviceError> {
         batch.check(&self.limits, VOCAB)?;
         assert!(self.queue.len() < self.depth, "too many steps in flight");
+        self.submitted += 1;
+        if Some(self.submitted) == self.fails_at {
+            return Err(DeviceError::NoCheckpoint("this device fails on request".into()));
+        }
+        let tables = |batch: &Batch| batch.seqs.iter().map(|s| (s.slot, s.block_table.clone())).collect::<Vec<_>>();
+        let starts: Vec<SlotId> = batch.starts.iter().map(|s| s.slot).collect();
+        for (slot, used) in self.queue.iter().flat_map(|(queued, _)| tables(queued)) {
+            assert!(!starts.contains(&slot), "a slot in flight starts anew");
+            for (other, table) in tables(batch).into_iter().filter(|(other, _)| *other != slot) {
+                assert!(table.iter().all(|b| !used.contains(b)), "{other} gets blocks that {slot} uses in flight");
+            }
+        }
         self.queue.push_back((batch.clone(), Vec::new()));
         Ok(())
     }
@@ -107,12 +131,18 @@ fn limits(num_blocks: u32, step_rows_max: u32) -> Limits {
 }
 
 fn engine(depth: usize, num_blocks: u32, step_rows_max: u32) -> Engine {
+    failing_engine(depth, num_blocks, step_rows_max, None)
+}
+
+fn failing_engine(depth: usize, num_blocks: u32, step_rows_max: u32, fails_at: Option<u32>) -> Engine {
     let device = Scripted {
         limits: limits(num_blocks, step_rows_max),
         depth,
         cache: HashMap::new(),
         last: HashMap::new(),
         queue: VecDeque::new(),
+        submitted: 0,
+        fails_at,
     };
     Engine::new(Box::new(device), VOCAB, vec![END])
 }
@@ -139,6 +169,14 @@ fn drain(engine: &mut Engine, outputs: &mut Outputs, tokens: &mut HashMap<SeqId,
     }
 }
 
+fn finish(engine: &mut Engine) -> Outputs {
+    let (mut outputs, mut tokens) = (HashMap::new(), HashMap::new());
+    while !engine.is_idle() {
+        drain(engine, &mut outputs, &mut tokens);
+    }
+    outputs
+}
+
 fn run_all(mut engine: Engine, count: u32) -> (Vec<(Vec<TokenId>, FinishReason)>, u64) {
     let ids: Vec<SeqId> = (0..count).map(|i| engine.add(request(i)).unwrap()).collect();
     let (mut outputs, mut tokens) = (HashMap::new(), HashMap::new());
@@ -160,11 +198,7 @@ fn outputs_do_not_depend_on_company_chunks_flight_or_preemption() {
         .map(|i| {
             let mut engine = engine(1, 16, 512);
             let id = engine.add(request(i)).unwrap();
-            let (mut outputs, mut tokens) = (HashMap::new(), HashMap::new());
-            while !engine.is_idle() {
-                drain(&mut engine, &mut outputs, &mut tokens);
-            }
-            outputs.remove(&id).unwrap()
+            finish(&mut engine).remove(&id).unwrap()
         })
         .collect();
     assert!(alone.iter().any(|o| o.1 == FinishReason::Stop) && alone.iter().any(|o| o.1 == FinishReason::Length));
@@ -188,11 +222,7 @@ fn the_least_length_holds_and_ends_are_reported_once() {
         let mut request = request(i);
         request.params = SamplingParams { min_tokens: 12, max_tokens: Some(30), ..SamplingParams::default() };
         let id = engine.add(request).unwrap();
-        let (mut outputs, mut tokens) = (HashMap::new(), HashMap::new());
-        while !engine.is_idle() {
-            drain(&mut engine, &mut outputs, &mut tokens);
-        }
-        let (ids, reason) = outputs.remove(&id).unwrap();
+        let (ids, reason) = finish(&mut engine).remove(&id).unwrap();
         assert!(ids.len() > 12 || reason == FinishReason::Length, "{ids:?}");
         assert!(!ids[..ids.len() - 1].contains(&END));
     }
@@ -230,10 +260,120 @@ fn impossible_requests_are_refused_with_the_numbers() {
     };
     let text = |engine: &mut Engine, request| engine.add(request).unwrap_err().to_string();
     assert!(text(&mut engine, ask(256, 1)).contains("256 tokens, the context 256"));
-    assert!(text(&mut engine, ask(100, 100)).contains("8 blocks, the request can need 13"));
+    assert!(
+        text(&mut engine, ask(100, 100))
+            .contains("8 blocks of 16 tokens, the request with its 100 prompt tokens (context 256) can need 13")
+    );
     assert!(text(&mut engine, ask(0, 1)).contains("empty"));
     let unknown = Request { prompt_ids: vec![TokenId(VOCAB)], ..ask(1, 1) };
     assert!(text(&mut engine, unknown).contains("1000"));
     assert!(engine.is_idle());
     engine.add(ask(100, 29)).unwrap();
+}
+
+#[test]
+fn a_bad_row_ends_its_sequence_alone() {
+    for depth in [1, 2] {
+        let mut engine = engine(depth, 64, 32);
+        let mut want = HashMap::new();
+        for i in 0..12 {
+            let mut request = request(i);
+            request.params.logprobs = (i % 3 == 0).then_some(0);
+            let id = engine.add(request).unwrap();
+            want.insert(id, i % 3 == 0);
+        }
+        let (mut failed, mut finished) = (0, 0);
+        while !engine.is_idle() {
+            for event in engine.step().unwrap() {
+                match event {
+                    Event::Token { seq, .. } => assert!(want.contains_key(&seq), "a token after the end"),
+                    Event::Finished { seq, .. } => {
+                        want.remove(&seq).unwrap();
+                        finished += 1;
+                    }
+                    Event::Failed { seq, error } => {
+                        assert_eq!(error, BadRow::NotFinite);
+                        assert_eq!(want.remove(&seq), Some(true), "a neighbour failed");
+                        failed += 1;
+                    }
+                }
+            }
+        }
+        assert!(want.is_empty() && failed > 0 && finished >= 8, "{failed} failed, {finished} finished");
+        assert_eq!(engine.scheduler.blocks().num_free(), 64);
+    }
+}
+
+#[test]
+fn stop_ids_end_and_ignored_ends_do_not() {
+    let mut engine = engine(2, 16, 512);
+    let base = request(20);
+    engine.add(base.clone()).unwrap();
+    let (ids, _) = finish(&mut engine).into_values().next().unwrap();
+    let stop = ids[2];
+    let params = SamplingParams { stop_token_ids: vec![stop], ..base.params.clone() };
+    engine.add(Request { params, ..base.clone() }).unwrap();
+    let (stopped, reason) = finish(&mut engine).into_values().next().unwrap();
+    let first = ids.iter().position(|id| *id == stop).unwrap();
+    assert_eq!((&stopped[..], reason), (&ids[..=first], FinishReason::Stop));
+
+    for i in 0..30 {
+        let params = SamplingParams { ignore_eos: true, max_tokens: Some(60), ..SamplingParams::default() };
+        engine.add(Request { params, ..request(i) }).unwrap();
+    }
+    let outputs = finish(&mut engine);
+    assert!(outputs.values().all(|(ids, reason)| ids.len() == 60 && *reason == FinishReason::Length));
+    assert!(outputs.values().any(|(ids, _)| ids.contains(&END)));
+}
+
+#[test]
+fn without_max_tokens_the_context_and_the_cache_are_filled() {
+    for (num_blocks, length) in [(64, 256), (4, 4 * 16 + 1)] {
+        let mut engine = engine(2, num_blocks, 64);
+        let params = SamplingParams { ignore_eos: true, ..SamplingParams::default() };
+        engine.add(Request { prompt_ids: vec![TokenId(5); 30], params, seed: 0 }).unwrap();
+        let (ids, reason) = finish(&mut engine).into_values().next().unwrap();
+        assert_eq!((30 + ids.len(), reason), (length, FinishReason::Length));
+    }
+}
+
+#[test]
+fn a_failing_device_ends_everything_once() {
+    for depth in [1, 2] {
+        for fails_at in 1..12 {
+            let mut engine = failing_engine(depth, 16, 16, Some(fails_at));
+            for i in 10..14 {
+                engine.add(request(i)).unwrap();
+            }
+            let failure = std::iter::from_fn(|| Some(engine.step())).find_map(Result::err).unwrap();
+            assert!(matches!(failure, EngineError::Device(_)));
+            assert!(engine.is_idle());
+            assert_eq!(engine.step().unwrap(), []);
+            assert!(matches!(engine.add(request(1)), Err(EngineError::Broken)));
+            assert!(matches!(engine.score(&[TokenId(1)], 0), Err(EngineError::Broken)));
+            assert_eq!(engine.scheduler.blocks().num_free(), 16);
+        }
+    }
+}
+
+#[test]
+fn scores_are_of_every_prefix_whatever_the_pieces() {
+    let ids: Vec<TokenId> = (0..100).map(|i| TokenId(i * 37 % 900)).collect();
+    let hash = |ids: &[TokenId]| ids.iter().fold(17u32, |h, id| h.wrapping_mul(31).wrapping_add(id.0)) as f32;
+    for step_rows_max in [1, 2, 512] {
+        let mut engine = engine(1, 16, step_rows_max);
+        for length in [1, 2, 33, 100] {
+            let scored = engine.score(&ids[..length], 0).unwrap();
+            assert_eq!(scored.len(), length);
+            assert_eq!(scored[0], None);
+            for (i, scored) in scored.iter().enumerate().skip(1) {
+                let scored = scored.as_ref().unwrap();
+                assert_eq!((scored.token, scored.logprob), (Ok(ids[i]), Some(hash(&ids[..i]))));
+            }
+            assert_eq!(engine.scheduler.blocks().num_free(), 16);
+        }
+        engine.add(request(3)).unwrap();
+        assert!(matches!(engine.score(&ids, 0), Err(EngineError::Busy)));
+    }
+    assert!(engine(1, 4, 64).score(&ids, 0).unwrap_err().to_string().contains("4 blocks of 16 tokens"));
 }

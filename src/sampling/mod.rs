@@ -31,7 +31,7 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Subtracted per occurrence, -2..=2.
     pub frequency_penalty: f32,
-    /// Divides positive and multiplies negative logits of tokens in prompt or output; above 0, 1 is off.
+    /// Divides positive and multiplies negative logits of tokens in prompt or output; 0.01..=100, 1 is off.
     pub repetition_penalty: f32,
     /// Whether presence and frequency count the prompt as well as the output.
     pub penalise_prompt: bool,
@@ -89,12 +89,14 @@ impl SamplingParams {
 
     /// Checks every field against its range and ids against the vocabulary.
     pub fn validate(&self, vocab_size: u32) -> Result<(), ParamError> {
-        range("temperature", self.temperature, 0.0, f32::MAX)?;
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return Err(error("temperature", "a finite number, 0 (greedy) or more", self.temperature));
+        }
         range("top_p", self.top_p, 0.0, 1.0)?;
         range("min_p", self.min_p, 0.0, 1.0)?;
         range("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
         range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
-        range("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE, f32::MAX)?;
+        range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)?;
         at_most("logit_bias", "entries", LOGIT_BIAS_MAX, self.logit_bias.len())?;
         for (id, bias) in &self.logit_bias {
             below_vocab("logit_bias", *id, vocab_size)?;
@@ -200,6 +202,8 @@ mod tests {
             ("presence_penalty", SamplingParams { presence_penalty: 2.5, ..ok.clone() }),
             ("frequency_penalty", SamplingParams { frequency_penalty: f32::NAN, ..ok.clone() }),
             ("repetition_penalty", SamplingParams { repetition_penalty: 0.0, ..ok.clone() }),
+            ("repetition_penalty", SamplingParams { repetition_penalty: f32::NAN, ..ok.clone() }),
+            ("logit_bias", SamplingParams { logit_bias: vec![(TokenId(1), f32::NAN)], ..ok.clone() }),
             ("logit_bias", SamplingParams { logit_bias: vec![(TokenId(100), 0.0)], ..ok.clone() }),
             ("logit_bias", SamplingParams { logit_bias: vec![(TokenId(1), 101.0)], ..ok.clone() }),
             ("logit_bias", SamplingParams { logit_bias: vec![(TokenId(1), 1.0); 1025], ..ok.clone() }),
@@ -215,6 +219,39 @@ mod tests {
         }
         assert_eq!(ok.validate(100), Ok(()));
         assert_eq!(SamplingParams::greedy(4).validate(100), Ok(()));
+    }
+
+    #[test]
+    fn errors_name_what_was_expected_and_found() {
+        let text = |params: SamplingParams| params.validate(100).unwrap_err().to_string();
+        let ok = SamplingParams::default();
+        assert_eq!(text(SamplingParams { top_p: 1.5, ..ok.clone() }), "top_p: expected 0 to 1, found 1.5");
+        assert_eq!(
+            text(SamplingParams { temperature: -1.0, ..ok.clone() }),
+            "temperature: expected a finite number, 0 (greedy) or more, found -1"
+        );
+        assert_eq!(
+            text(SamplingParams { stop_token_ids: vec![TokenId(100)], ..ok }),
+            "stop_token_ids: expected token ids below 100, found 100"
+        );
+    }
+
+    #[test]
+    fn parameters_become_sample_rows() {
+        let params =
+            SamplingParams { min_tokens: 2, top_p: 0.5, stop_token_ids: vec![TokenId(7)], ..Default::default() };
+        let row = |index| params.sample_row(SlotId(3), 1, index, 99);
+        let Choice::Draw { top_p_q32, seed, output_index, .. } = row(5).choice else { panic!("a draw") };
+        assert_eq!((top_p_q32, seed, output_index), (1 << 31, 99, 5));
+        let masked: Vec<bool> = (0..4).map(|index| row(index).before_min_length).collect();
+        assert_eq!(masked, [true, true, false, false]);
+        assert_eq!(SamplingParams::greedy(1).sample_row(SlotId(0), 0, 0, 0).choice, Choice::Greedy);
+
+        let masked =
+            |params: &SamplingParams| params.slot_start(SlotId(3), &[], &[], &[TokenId(2)]).ids_masked_before_min;
+        assert_eq!(masked(&params), [TokenId(2), TokenId(7)]);
+        // An end that is ignored is text like any other, also before the minimum length.
+        assert_eq!(masked(&SamplingParams { ignore_eos: true, ..params.clone() }), [TokenId(7)]);
     }
 
     #[test]
