@@ -51,3 +51,47 @@ pub fn softmax_sum<'a>(scores: &[f64], values: impl Iterator<Item = &'a [f32]>, 
     }
     out.iter().map(|out| (out / sum) as f32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values from NumPy in f64: `x / (1 + exp(-x))`, `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    #[test]
+    fn activations_have_their_published_values() {
+        let cases = [
+            (Activation::Silu, 1.0, 0.731_058_6),
+            (Activation::Silu, -2.0, -0.238_405_84),
+            (Activation::Silu, -200.0, 0.0),
+            (Activation::GeluTanh, 1.0, 0.841_192),
+            (Activation::GeluTanh, -2.0, -0.045_402_306),
+            (Activation::GeluTanh, 0.0, 0.0),
+        ];
+        for (activation, gate, expected) in cases {
+            let found = gated(activation, gate, 2.0) / 2.0;
+            assert!((found - expected).abs() <= 1e-7, "{activation:?} {gate}: {found}, expected {expected}");
+        }
+        assert!(gated(Activation::Silu, f32::NAN, 1.0).is_nan());
+    }
+
+    #[test]
+    fn pairings_turn_the_pairs_they_name() {
+        let inv_freq = vec![std::f64::consts::FRAC_PI_2, std::f64::consts::PI];
+        for (pairing, expected) in
+            [(RopePairing::Adjacent, [-2.0, 1.0, -3.0, -4.0, 5.0]), (RopePairing::Halves, [-3.0, -2.0, 1.0, -4.0, 5.0])]
+        {
+            let mut head = [1.0, 2.0, 3.0, 4.0, 5.0];
+            rotate(&mut head, &RopeTable { pairing, inv_freq: inv_freq.clone(), magnitude: 1.0 }, 1);
+            for (found, expected) in head.iter().zip(expected) {
+                assert!((found - expected).abs() <= 1e-6, "{pairing:?}: {head:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn norms_divide_by_the_root_mean_square() {
+        let mut x = [3.0, -4.0, 0.0, 0.0];
+        rms_norm(&mut x, &[1.0, 2.0, 1.0, 1.0], 0.0);
+        assert_eq!(x, [1.2, -3.2, 0.0, 0.0]);
+    }
+}
