@@ -30,6 +30,7 @@ impl Element {
         }
     }
 
+    #[inline(always)]
     fn float(self, bits: u32) -> f32 {
         let fp8 = |from| {
             let c = Conversion {
@@ -99,8 +100,24 @@ impl MmaShape {
             return self.run_integers(d, a, b, c);
         }
         let (mut rows, mut columns) = ([[0f32; 32]; 16], [[0f32; 8]; 32]);
-        self.each_a(a, |row, col, bits| rows[row][col] = self.a.float(bits));
-        self.each_b(b, |row, col, bits| columns[row][col] = self.b.float(bits));
+        // One loop per element type, so that conversion compiles into it.
+        macro_rules! unpack {
+            ($($element:ident),*) => {
+                match self.a {
+                    $(Element::$element => self.each_a(a, Element::$element.per_register(), |row, col, bits| {
+                        rows[row][col] = Element::$element.float(bits);
+                    }),)*
+                    Element::U8 | Element::S8 => {}
+                }
+                match self.b {
+                    $(Element::$element => self.each_b(b, Element::$element.per_register(), |row, col, bits| {
+                        columns[row][col] = Element::$element.float(bits);
+                    }),)*
+                    Element::U8 | Element::S8 => {}
+                }
+            };
+        }
+        unpack!(F16, Bf16, Tf32, E4m3, E5m2);
         let mut sums: Tile<f32> = match self.accumulator {
             Accumulator::F16 => unpack_halves(c),
             _ => unpack_words(c, |bits| f32::from_bits(bits as u32)),
@@ -118,8 +135,8 @@ impl MmaShape {
 
     fn run_integers(&self, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
         let (mut rows, mut columns) = ([[0i32; 32]; 16], [[0i32; 8]; 32]);
-        self.each_a(a, |row, col, bits| rows[row][col] = self.a.integer(bits));
-        self.each_b(b, |row, col, bits| columns[row][col] = self.b.integer(bits));
+        self.each_a(a, 4, |row, col, bits| rows[row][col] = self.a.integer(bits));
+        self.each_b(b, 4, |row, col, bits| columns[row][col] = self.b.integer(bits));
         let mut sums: Tile<i32> = unpack_words(c, |bits| bits as i32);
         let saturate = self.accumulator == Accumulator::S32 { saturate: true };
         for (sum, row) in sums.iter_mut().zip(&rows) {
@@ -137,27 +154,25 @@ impl MmaShape {
     }
 
     #[inline(always)]
-    fn each_a(&self, a: &[&Lanes], mut put: impl FnMut(usize, usize, u32)) {
-        let per = self.a.per_register();
+    fn each_a(&self, a: &[&Lanes], per: usize, mut put: impl FnMut(usize, usize, u32)) {
         let bits = 32 / per;
         for (r, register) in a.iter().enumerate() {
             for (lane, &value) in register.iter().enumerate() {
                 for i in 0..per {
                     let col = per * (lane % 4) + i + (r >> 1) * 4 * per;
-                    put(lane / 4 + 8 * (r & 1), col, field(value, i, bits));
+                    put((lane / 4 + 8 * (r & 1)) & 15, col & 31, field(value, i, bits));
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn each_b(&self, b: &[&Lanes], mut put: impl FnMut(usize, usize, u32)) {
-        let per = self.b.per_register();
+    fn each_b(&self, b: &[&Lanes], per: usize, mut put: impl FnMut(usize, usize, u32)) {
         let bits = 32 / per;
         for (r, register) in b.iter().enumerate() {
             for (lane, &value) in register.iter().enumerate() {
                 for i in 0..per {
-                    put(per * (lane % 4) + i + r * 4 * per, lane / 4, field(value, i, bits));
+                    put((per * (lane % 4) + i + r * 4 * per) & 31, lane / 4, field(value, i, bits));
                 }
             }
         }
@@ -172,14 +187,16 @@ fn field(value: u64, i: usize, bits: usize) -> u32 {
 
 /// One product after the other in f32. Products of f16, tf32 and fp8 are exact in f32, so this is a chain of fma.
 fn accumulate(sums: &mut Tile<f32>, a: &[[f32; 32]; 16], b: &[[f32; 8]; 32], k: usize) {
-    for (sum, row) in sums.iter_mut().zip(a) {
-        let mut partial = *sum;
-        for (x, column) in row.iter().zip(b).take(k) {
+    // Two rows at a time: each row of B is loaded once for both.
+    for (pair, rows) in sums.chunks_exact_mut(2).zip(a.chunks_exact(2)) {
+        let (mut first, mut second) = (pair[0], pair[1]);
+        for ((x, y), column) in rows[0].iter().zip(&rows[1]).zip(b).take(k) {
             for j in 0..8 {
-                partial[j] += x * column[j];
+                first[j] += x * column[j];
+                second[j] += y * column[j];
             }
         }
-        *sum = partial;
+        (pair[0], pair[1]) = (first, second);
     }
 }
 

@@ -113,6 +113,29 @@ impl RaceShadow {
         conflict
     }
 
+    /// Checks reads of `count` whole words from `access.word` on.
+    pub fn read_words(&self, who: &Actor<'_>, access: GlobalAccess, count: usize) -> Option<Conflict> {
+        let entry = Entry::new(who, access);
+        let mut conflict = None;
+        let mut word = access.word;
+        let end = access.word + count;
+        while word < end {
+            let page = self.page(word);
+            let (from, to) = (word % PAGE_WORDS, (word % PAGE_WORDS + end - word).min(PAGE_WORDS));
+            for (write, read) in page.writes[from..to].iter().zip(&page.reads[from..to]) {
+                let last = write.load(Relaxed);
+                if last != 0 && conflict.is_none() {
+                    conflict = Entry(last).conflict(who, access, true);
+                }
+                if let Some(entry) = entry {
+                    read.store(entry.0, Relaxed);
+                }
+            }
+            word += to - from;
+        }
+        conflict
+    }
+
     /// Checks a write against the last write and the last read, and remembers it; `same` for a write that changes nothing.
     #[inline]
     pub fn write(&self, who: &Actor<'_>, access: GlobalAccess, same: bool) -> Option<Conflict> {

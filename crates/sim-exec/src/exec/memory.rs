@@ -17,15 +17,23 @@ use crate::program::{Access, Address, Op, SINK, Space, Strength};
 
 impl<'l> Step<'_, 'l> {
     pub(super) fn load(&mut self, access: &Access, active: Mask) -> Result<Flow, Fault> {
+        match access.registers.len() {
+            1 => self.load_registers(access, active, &mut [[0; 32]]),
+            2 => self.load_registers(access, active, &mut [[0; 32]; 2]),
+            4 => self.load_registers(access, active, &mut [[0; 32]; 4]),
+            n => self.load_registers(access, active, &mut vec![[0; 32]; n]),
+        }
+    }
+
+    fn load_registers(&mut self, access: &Access, active: Mask, out: &mut [Lanes]) -> Result<Flow, Fault> {
         let addresses = self.addresses(&access.address);
-        let mut out = vec![[0u64; 32]; access.registers.len()];
         self.in_spaces(access, &addresses, active, |step, space, at, mask| match space {
-            Space::Global => step.load_global(access, at, mask, &mut out),
-            Space::Shared | Space::SharedCluster => step.load_shared(access, at, mask, &mut out),
-            Space::Local => step.load_local(access, at, mask, &mut out),
-            _ => step.load_param(access, at, mask, &mut out),
+            Space::Global => step.load_global(access, at, mask, out),
+            Space::Shared | Space::SharedCluster => step.load_shared(access, at, mask, out),
+            Space::Local => step.load_local(access, at, mask, out),
+            _ => step.load_param(access, at, mask, out),
         })?;
-        for (&register, values) in access.registers.iter().zip(&mut out).filter(|(r, _)| **r != SINK) {
+        for (&register, values) in access.registers.iter().zip(out.iter_mut()).filter(|(r, _)| **r != SINK) {
             if access.signed && access.width < 8 {
                 let shift = 64 - 8 * access.width;
                 values.iter_mut().for_each(|v| *v = ((*v << shift) as i64 >> shift) as u64);
@@ -179,7 +187,8 @@ impl<'l> Step<'_, 'l> {
                 }
             }
         }
-        for lane in each(mask) {
+        let lanes = if checks.uninitialised || checks.races { mask } else { 0 };
+        for lane in each(lanes) {
             let offset = addresses[lane] - base;
             if checks.uninitialised && !allocation.is_page_written(offset, bytes) {
                 check_written(allocation, offset, bytes, access.width, lane)?;
@@ -351,9 +360,14 @@ impl<'l> Step<'_, 'l> {
         strength: Strength,
     ) -> Result<(), Fault> {
         let who = Actor { clock: &self.warp.clock, cluster: self.cluster_id, warp: self.warp.id };
+        let (atomic, launch) = (strength > Strength::Weak, self.launch.number);
+        if bytes.is_multiple_of(4) {
+            let access = GlobalAccess { word: (offset / 4) as usize, bytes: 15, lane, atomic, launch };
+            let conflict = a.races.read_words(&who, access, bytes as usize / 4);
+            return conflict.map_or(Ok(()), |c| Err(self.global_race(a, offset, "read", &c, lane)));
+        }
         for (word, nibble) in words_of(offset, bytes) {
-            let atomic = strength > Strength::Weak;
-            let access = GlobalAccess { word, bytes: nibble, lane, atomic, launch: self.launch.number };
+            let access = GlobalAccess { word, bytes: nibble, lane, atomic, launch };
             if let Some(conflict) = a.races.read(&who, access) {
                 return Err(self.global_race(a, offset, "read", &conflict, lane));
             }
