@@ -1,0 +1,131 @@
+//! A request's seed fixes its output on one device: whatever runs beside it, in however many pieces its prompt is computed,
+//! whether it is preempted and computed again, and with a step in flight or none. Tokens are compared with their
+//! log-probabilities' bits.
+#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::synthetic::{Rng, TinyModel};
+use kiln::device::reference::{Mode, ReferenceDevice};
+use kiln::device::{Device, Limits};
+use kiln::engine::{Engine, Event, FinishReason, Request};
+use kiln::ids::{SeqId, TokenId};
+use kiln::model::Program;
+use kiln::sampling::SamplingParams;
+use kiln::weights::DType;
+
+const REQUESTS: u32 = 10;
+const MODEL: TinyModel = TinyModel {
+    num_layers: 2,
+    hidden_size: 64,
+    num_heads: 4,
+    num_kv_heads: 2,
+    head_dim: 16,
+    intermediate_size: 96,
+    vocab_size: 331,
+    window: None,
+    dtype: DType::Q4_1,
+};
+
+/// A token, its log-probability's bits and the best alternatives.
+type Token = (TokenId, Option<u32>, Vec<(TokenId, u32)>);
+type Output = (Vec<Token>, FinishReason);
+
+fn limits(num_blocks: u32, step_rows_max: u32) -> Limits {
+    Limits {
+        slots_max: 6,
+        context_tokens_max: 128,
+        step_rows_max,
+        logit_rows_max: 6,
+        block_tokens: 16,
+        num_blocks,
+        threads: 2,
+    }
+}
+
+/// Requests that use every part of sampling, some of them stopping early.
+fn request(i: u32) -> Request {
+    let mut rng = Rng(u64::from(i) + 1);
+    let id = |rng: &mut Rng| TokenId(rng.below(MODEL.vocab_size as usize) as u32);
+    let prompt_ids = (0..1 + rng.below(50)).map(|_| id(&mut rng)).collect();
+    let params = SamplingParams {
+        temperature: [0.0, 0.7, 1.0, 1.5][i as usize % 4],
+        top_k: [0, 20, 0][i as usize % 3],
+        top_p: [1.0, 0.9, 0.97][i as usize % 3],
+        min_p: [0.0, 0.02][i as usize % 2],
+        presence_penalty: [0.0, 0.5][i as usize / 2 % 2],
+        frequency_penalty: [0.0, 0.3, 0.0][i as usize % 3],
+        repetition_penalty: [1.0, 1.2][i as usize / 3 % 2],
+        penalise_prompt: i.is_multiple_of(5),
+        logit_bias: vec![(id(&mut rng), 3.0), (id(&mut rng), -100.0)],
+        max_tokens: Some(15 + rng.below(25) as u32),
+        min_tokens: i % 3 * 4,
+        stop_token_ids: (0..10).map(|_| id(&mut rng)).collect(),
+        logprobs: [None, Some(0), Some(3)][i as usize % 3],
+        ..SamplingParams::default()
+    };
+    Request { prompt_ids, params, seed: u64::from(i) * 77 }
+}
+
+fn run(device: Box<dyn Device>, requests: impl IntoIterator<Item = u32>) -> (Vec<Output>, u64) {
+    let mut engine = Engine::new(device, MODEL.vocab_size, vec![TokenId(5)]);
+    let ids: Vec<SeqId> = requests.into_iter().map(|i| engine.add(request(i)).unwrap()).collect();
+    let (mut tokens, mut outputs) = (BTreeMap::<SeqId, Vec<Token>>::new(), BTreeMap::new());
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            match event {
+                Event::Token { seq, id, logprob, top } => {
+                    let top = top.into_iter().map(|(id, logprob)| (id, logprob.to_bits())).collect();
+                    tokens.entry(seq).or_default().push((id, logprob.map(f32::to_bits), top));
+                }
+                Event::Finished { seq, reason, .. } => {
+                    outputs.insert(seq, (tokens.remove(&seq).unwrap_or_default(), reason));
+                }
+                Event::Failed { seq, error } => panic!("{seq}: {error}"),
+            }
+        }
+    }
+    (ids.iter().map(|id| outputs.remove(id).unwrap()).collect(), engine.preemptions())
+}
+
+fn check(name: &str, device: impl Fn(&Limits) -> Box<dyn Device>) {
+    let alone: Vec<Output> = (0..REQUESTS).flat_map(|i| run(device(&limits(8, 128)), [i]).0).collect();
+    assert!(alone.iter().any(|output| output.1 == FinishReason::Stop), "{name}: stop ids were meant to be met");
+    assert!(alone.iter().any(|output| output.1 == FinishReason::Length));
+    let mut preempted = 0;
+    // Plenty of room and whole prompts; prompts in pieces; memory for about two sequences.
+    for (num_blocks, step_rows_max) in [(48, 128), (48, 7), (9, 33)] {
+        let (together, preemptions) = run(device(&limits(num_blocks, step_rows_max)), 0..REQUESTS);
+        assert_eq!(together, alone, "{name}: {num_blocks} blocks, {step_rows_max} rows");
+        preempted += preemptions;
+    }
+    assert!(preempted > 0, "{name}: memory was meant to run out");
+}
+
+#[test]
+fn seeds_fix_outputs_on_every_device() {
+    let (spec, tensors) = MODEL.build(3);
+    let program = Program::of(&spec);
+    for tested in common::devices() {
+        check(&tested.name, |limits| tested.ready(&program, &tensors, limits));
+    }
+}
+
+#[test]
+fn seeds_fix_outputs_with_a_step_in_flight() {
+    let (spec, tensors) = MODEL.build(3);
+    let program = Program::of(&spec);
+    for steps in [1, 2, 3] {
+        check(&format!("reference, {steps} steps in flight"), |limits| {
+            let device = ReferenceDevice::prepare(&program, &tensors, limits, Mode::Int8).unwrap();
+            Box::new(device.with_steps_in_flight(steps))
+        });
+    }
+    let output = |steps: usize| {
+        let device = ReferenceDevice::prepare(&program, &tensors, &limits(9, 33), Mode::Int8).unwrap();
+        run(Box::new(device.with_steps_in_flight(steps)), 0..REQUESTS).0
+    };
+    assert_eq!(output(2), output(1));
+}
