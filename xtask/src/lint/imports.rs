@@ -12,7 +12,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["weights"]),
     ("tokenizer", &["weights"]),
     ("kv", &[]),
-    ("sampling", &[]),
+    ("sampling", &["device"]),
     ("device", &["weights", "model"]),
     ("engine", &["weights", "model", "kv", "sampling", "device"]),
     ("engine/scheduler", &["kv", "sampling"]),
