@@ -2,6 +2,7 @@
 
 mod bpe;
 mod byte_level;
+mod chat;
 mod detokenizer;
 mod error;
 mod pretokenize;
@@ -10,6 +11,7 @@ mod spm;
 mod stream;
 mod vocab;
 
+pub use chat::{ChatTemplate, GenerationPrompt, Message};
 pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
 pub use special::ParseSpecial;

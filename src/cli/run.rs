@@ -1,0 +1,272 @@
+//! `kiln run`: text from a prompt.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use kiln::runtime::{Control, Generation, Runtime, RuntimeOptions};
+use kiln::sampling::SamplingParams;
+use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
+
+use super::{CliError, DeviceArgs};
+
+/// Generate text from a prompt, streaming it to standard output
+///
+/// The prompt is the argument, or standard input if there is none. It is put into the model's chat template unless `--raw` is
+/// given. Statistics go to standard error. `--json` prints one object instead of streaming.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Prompt; read from standard input if absent
+    prompt: Option<String>,
+
+    /// GGUF model file
+    #[arg(short, long)]
+    model: PathBuf,
+
+    /// System message for the chat template [default: the template's own]
+    #[arg(long, conflicts_with = "raw")]
+    system: Option<String>,
+
+    /// Take the prompt as it is: no chat template
+    #[arg(long)]
+    raw: bool,
+
+    /// Print one JSON object: prompt_ids, output_ids, text, finish_reason, logprobs, timings, memory
+    #[arg(long)]
+    json: bool,
+
+    /// Do not print statistics after the text
+    #[arg(long)]
+    quiet: bool,
+
+    /// Context length in tokens [default: what the model was trained for]
+    #[arg(short, long = "ctx-size")]
+    ctx_size: Option<u32>,
+
+    /// Rows (tokens) of one prefill step
+    #[arg(long = "ubatch-size", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    ubatch_size: u32,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// How tokens are chosen. Values out of range are errors; nothing is clamped.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// Tokens to generate at most [default: until the context is full]
+    #[arg(short = 'n', long)]
+    max_tokens: Option<u32>,
+
+    /// Tokens to generate at least: before that, end of sequence and stop ids cannot be chosen
+    #[arg(long, default_value_t = 0)]
+    min_tokens: u32,
+
+    /// Temperature; 0 takes the most likely token
+    #[arg(long = "temperature", visible_alias = "temp", default_value_t = 0.8)]
+    temperature: f32,
+
+    /// Keep the k most likely tokens; 0 keeps all
+    #[arg(long, default_value_t = 40)]
+    top_k: u32,
+
+    /// Keep the smallest set of tokens whose probability reaches p
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f64,
+
+    /// Keep tokens at least this fraction as likely as the most likely one
+    #[arg(long, default_value_t = 0.05)]
+    min_p: f32,
+
+    /// Subtracted from the logit of every token generated before
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+
+    /// Subtracted from a token's logit per occurrence in the output
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+
+    /// Divides positive and multiplies negative logits of tokens in prompt and output; 1 is off
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+
+    /// Let presence and frequency penalties count the prompt's tokens too
+    #[arg(long)]
+    penalise_prompt: bool,
+
+    /// Added to a token's logit, as ID=BIAS; may be repeated
+    #[arg(long, value_parser = parse_bias, value_name = "ID=BIAS")]
+    logit_bias: Vec<(u32, f32)>,
+
+    /// Stop at this text, which is not printed; may be repeated
+    #[arg(long)]
+    stop: Vec<String>,
+
+    /// Stop at this token id; may be repeated
+    #[arg(long = "stop-token-id", value_name = "ID")]
+    stop_token_ids: Vec<u32>,
+
+    /// Do not stop at the end-of-sequence token
+    #[arg(long)]
+    ignore_eos: bool,
+
+    /// Seed of the random draws [default: a fresh one, which is reported]
+    #[arg(short, long)]
+    seed: Option<u64>,
+
+    /// Report log-probabilities of the chosen tokens and of the N most likely ones (with --json)
+    #[arg(long, value_name = "N")]
+    logprobs: Option<u32>,
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-5")?;
+    let id = id.trim().parse().map_err(|e| format!("token id {id:?}: {e}"))?;
+    let bias = bias.trim().parse().map_err(|e| format!("bias {bias:?}: {e}"))?;
+    Ok((id, bias))
+}
+
+impl SamplingArgs {
+    fn params(&self) -> SamplingParams {
+        use kiln::ids::TokenId;
+        SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_penalty: self.repetition_penalty,
+            penalise_prompt: self.penalise_prompt,
+            logit_bias: self.logit_bias.iter().map(|&(id, bias)| (TokenId(id), bias)).collect(),
+            max_tokens: self.max_tokens,
+            min_tokens: self.min_tokens,
+            stop: self.stop.clone(),
+            stop_token_ids: self.stop_token_ids.iter().copied().map(TokenId).collect(),
+            ignore_eos: self.ignore_eos,
+            seed: self.seed,
+            logprobs: self.logprobs,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Result<(), CliError> {
+    let prompt = match &args.prompt {
+        Some(prompt) => prompt.clone(),
+        None => read_stdin()?,
+    };
+    if args.logprobs_without_json() {
+        return Err(CliError::usage("--logprobs prints into the JSON object: add --json"));
+    }
+    let spinner = spinner(&format!("loading {}", args.model.display()));
+    let options = RuntimeOptions {
+        device: args.device.choice(),
+        threads: args.device.threads,
+        context_tokens: args.ctx_size,
+        step_rows_max: args.ubatch_size,
+        ..RuntimeOptions::default()
+    };
+    let opened = Runtime::open(&args.model, &options);
+    spinner.finish_and_clear();
+    let mut runtime = opened?;
+    let prompt_ids = prompt_ids(&runtime, args, &prompt)?;
+    let params = args.sampling.params();
+    let mut output_error = None;
+    let generation = runtime.generate(&prompt_ids, &params, &mut |delta| {
+        if args.json {
+            return Control::Continue;
+        }
+        let mut out = std::io::stdout().lock();
+        match out.write_all(delta.text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Control::Continue,
+            Err(error) => {
+                output_error = Some(error);
+                Control::Stop
+            }
+        }
+    })?;
+    if let Some(error) = output_error {
+        return Err(error.into());
+    }
+    if args.json {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&generation)?)?;
+    } else {
+        writeln!(std::io::stdout())?;
+        if !args.quiet {
+            print_statistics(&runtime, &generation);
+        }
+    }
+    Ok(())
+}
+
+impl RunArgs {
+    fn logprobs_without_json(&self) -> bool {
+        self.sampling.logprobs.is_some() && !self.json
+    }
+}
+
+fn prompt_ids(runtime: &Runtime, args: &RunArgs, prompt: &str) -> Result<Vec<kiln::ids::TokenId>, CliError> {
+    let tokenizer = runtime.tokenizer();
+    if args.raw {
+        return Ok(tokenizer.encode(prompt, EncodeOptions::PROMPT)?);
+    }
+    let template = runtime
+        .chat_template()
+        .map_err(|error| CliError::usage(format!("{error}; --raw takes the prompt as it is")))?;
+    let system = args.system.iter().map(|text| Message::new("system", text));
+    let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
+    let text = template.render(&messages, GenerationPrompt::Add)?;
+    Ok(tokenizer.encode(&text, EncodeOptions::PROMPT)?)
+}
+
+fn read_stdin() -> Result<String, CliError> {
+    if std::io::stdin().is_terminal() {
+        return Err(CliError::usage("no prompt: give one as the argument or on standard input"));
+    }
+    let mut prompt = String::new();
+    std::io::stdin().read_to_string(&mut prompt)?;
+    Ok(prompt)
+}
+
+/// Shown on a terminal while something takes longer than a moment.
+fn spinner(message: &str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(message.to_owned());
+    spinner.set_style(ProgressStyle::default_spinner());
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    spinner
+}
+
+fn print_statistics(runtime: &Runtime, generation: &Generation) {
+    let t = &generation.timings;
+    let m = &generation.memory;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    eprintln!(
+        "\n{}\n\
+         time to first token   {:.1} ms ({} prompt tokens, {:.0} tokens/s)\n\
+         time per output token {:.2} ms ({} tokens, {:.1} tokens/s)\n\
+         memory                {:.1} MiB weights, {:.1} MiB KV arena, {:.1} MiB workspace\n\
+         context               {} of {} tokens\n\
+         finish                {:?}, seed {}",
+        runtime.engine().device_name(),
+        t.time_to_first_token_ms,
+        t.prompt_tokens,
+        t.prompt_tokens_per_s,
+        t.time_per_output_token_ms,
+        t.output_tokens,
+        t.output_tokens_per_s,
+        mib(m.weights_bytes),
+        mib(m.kv_arena_bytes),
+        mib(m.workspace_bytes),
+        t.context_tokens_used,
+        t.context_tokens_max,
+        generation.finish_reason,
+        generation.seed,
+    );
+}
