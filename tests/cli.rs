@@ -1,4 +1,5 @@
 //! The `kiln` command as users and scripts meet it: real model, real processes.
+#![allow(clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,8 @@ fn a_chat_answer_ends_by_itself_and_repeats_with_its_seed() {
     assert_ne!(first["output_ids"], other["output_ids"]);
     assert_eq!(first["seed"], 5);
     assert!(first["prompt_ids"].as_array().unwrap().len() > 10, "the chat template was applied");
-    let greedy = json(with_model("run", &["--json", "--temp", "0", "-n", "200", "What is 2+2? Answer with one number."]));
+    let greedy =
+        json(with_model("run", &["--json", "--temp", "0", "-n", "200", "What is 2+2? Answer with one number."]));
     assert_eq!(greedy["finish_reason"], "stop");
     assert!(!greedy["text"].as_str().unwrap().contains("<|im_end|>"));
 }

@@ -1,4 +1,5 @@
 //! The default model's tokenizer against ids that llama.cpp gave.
+#![allow(clippy::unwrap_used)]
 
 use kiln::ids::TokenId;
 use kiln::tokenizer::{EncodeOptions, SpecialText, Tokenizer};

@@ -53,7 +53,15 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
     )?;
     if args.tensors {
         for t in model.file().tensors() {
-            writeln!(out, "  {:<40} {:>6} {:>8} x {:<8} {:>10.3} MiB", t.name, t.dtype, t.rows, t.cols, mib(t.data.len() as u64))?;
+            writeln!(
+                out,
+                "  {:<40} {:>6} {:>8} x {:<8} {:>10.3} MiB",
+                t.name,
+                t.dtype,
+                t.rows,
+                t.cols,
+                mib(t.data.len() as u64)
+            )?;
         }
     }
     let spec = model.spec();

@@ -72,8 +72,7 @@ impl DeviceArgs {
 }
 
 /// Text to be measured: special tokens' names are plain text, BOS comes first if the model wants one.
-const TEXT_WITH_BOS: EncodeOptions =
-    EncodeOptions { add_special: AddSpecial::Yes, parse_special: ParseSpecial::No };
+const TEXT_WITH_BOS: EncodeOptions = EncodeOptions { add_special: AddSpecial::Yes, parse_special: ParseSpecial::No };
 
 /// Why a command failed. Libraries return their own errors; this is where they become one line.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +141,8 @@ pub fn main() -> ExitCode {
 fn cpu_model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name"));
-    name.and_then(|rest| rest.split_once(':')).map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, n)| n.trim().to_owned())
+    name.and_then(|rest| rest.split_once(':'))
+        .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, n)| n.trim().to_owned())
 }
 
 fn read_text(path: &std::path::Path) -> Result<String, CliError> {

@@ -62,7 +62,8 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     }
     let bos = runtime.tokenizer().bos().filter(|_| runtime.tokenizer().add_bos());
     let bar = ProgressBar::new(chunks as u64).with_style(
-        ProgressStyle::with_template("{bar:40} {pos}/{len} chunks  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ProgressStyle::with_template("{bar:40} {pos}/{len} chunks  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let (mut nll, mut squares, mut count) = (0.0f64, 0.0f64, 0u64);
     for chunk in ids.chunks_exact(ctx).take(chunks) {

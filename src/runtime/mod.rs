@@ -172,6 +172,7 @@ impl Runtime {
         params: &SamplingParams,
         on: &mut dyn FnMut(&TextDelta<'_>) -> Control,
     ) -> Result<Generation, RuntimeError> {
+        params.validate(self.spec.vocab_size).map_err(EngineError::from)?;
         let seed = params.seed.unwrap_or_else(fresh_seed);
         let request = Request { prompt_ids: prompt_ids.to_vec(), params: params.clone(), seed };
         let mut stream = TextStream::new(
@@ -201,7 +202,10 @@ impl Runtime {
                     // A token that came after the stop string.
                     Event::Token { .. } => {}
                     Event::Finished { reason, metrics, .. } => break 'steps (reason, metrics),
-                    Event::Failed { error, .. } => return Err(EngineError::BadRow(error).into()),
+                    Event::Failed { error, .. } => {
+                        self.drain()?;
+                        return Err(EngineError::BadRow(error).into());
+                    }
                 }
             }
         };
@@ -282,12 +286,9 @@ fn limits_of(spec: &ModelSpec, options: &RuntimeOptions) -> Result<Limits, Runti
     })
 }
 
-/// A seed nobody chose: time and process, mixed (SplitMix64, Steele et al. 2014).
+/// A seed nobody chose, from the system's randomness.
 fn fresh_seed() -> u64 {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
-    let mut z = nanos ^ u64::from(std::process::id()) << 40;
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    use std::hash::{BuildHasher, Hasher};
     // JSON numbers are exact up to 2^53.
-    (z ^ z >> 31) >> 11
+    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 11
 }
