@@ -71,7 +71,7 @@ fn message(error: &Error) -> String {
 
 fn compile(source: &str) -> Result<CompiledTemplate<'_>, Error> {
     let config = TemplateConfig {
-        syntax_config: SyntaxConfig::default(),
+        syntax_config: SyntaxConfig,
         ws_config: WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true },
         default_auto_escape: Arc::new(|_| AutoEscape::None),
     };
