@@ -3,6 +3,9 @@
 //! With g = lane / 4, t = lane % 4 and e elements per 32-bit register, register r of A holds row g + 8 (r mod 2) and columns
 //! e t + 4 e (r div 2) and on; register r of B holds rows e t + 4 e r and on of column g; element r of C holds row g + 8 (r div 2), column 2 t + r mod 2.
 
+// Lanes and registers are indices in the layout formulas.
+#![allow(clippy::needless_range_loop)]
+
 use half::f16;
 
 use crate::lanes::convert::{Conversion, CvtRound, Number};

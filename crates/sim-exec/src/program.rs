@@ -361,9 +361,7 @@ pub enum Op {
     },
     ClusterArrive,
     ClusterWait,
-    Fence {
-        proxy_async: bool,
-    },
+    Fence,
     Yield,
     // Memory.
     Load(Box<Access>),
@@ -378,7 +376,6 @@ pub enum Op {
     ClusterRank {
         d: Slot,
         a: Slot,
-        generic: bool,
     },
     IsSpace {
         p: PredSlot,

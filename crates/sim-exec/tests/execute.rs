@@ -206,3 +206,68 @@ fn launches_that_a_driver_refuses_are_refused() {
     assert!(matches!(bench.run(32), Err(LaunchError::Invalid(_))), "parameters of the wrong size");
     assert!(matches!(bench.run(2048), Err(LaunchError::Invalid(_))), "too many threads");
 }
+
+/// A 16×16 tile times a 16×8 tile: cp.async, ldmatrix, mma.
+const TILE: &str = "
+.visible .entry tile(.param .u64 a, .param .u64 b, .param .u64 c) {
+  .reg .b32 %r<30>; .reg .f32 %f<9>; .reg .b64 %rd<12>; .reg .pred %p<3>;
+  .shared .align 16 .b8 sa[512]; .shared .align 16 .b8 sb[256];
+  ld.param.u64 %rd1, [a]; ld.param.u64 %rd2, [b]; ld.param.u64 %rd3, [c];
+  mov.u32 %r1, %tid.x; mov.u32 %r2, sa; mov.u32 %r3, sb; shl.b32 %r4, %r1, 4; cvt.u64.u32 %rd4, %r4;
+  add.s64 %rd5, %rd1, %rd4; add.s64 %rd6, %rd2, %rd4; add.u32 %r5, %r2, %r4; add.u32 %r6, %r3, %r4;
+  cp.async.cg.shared.global [%r5], [%rd5], 16;
+  setp.lt.u32 %p1, %r1, 16; @%p1 cp.async.cg.shared.global [%r6], [%rd6], 16;
+  cp.async.wait_all; bar.warp.sync -1;
+  and.b32 %r7, %r1, 15; shl.b32 %r7, %r7, 5; and.b32 %r8, %r1, 16; add.u32 %r9, %r7, %r8; add.u32 %r9, %r9, %r2;
+  ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r9];
+  and.b32 %r14, %r1, 7; shl.b32 %r14, %r14, 5; and.b32 %r15, %r1, 8; shl.b32 %r15, %r15, 1; add.u32 %r16, %r14, %r15; add.u32 %r16, %r16, %r3;
+  ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r17, %r18}, [%r16];
+  mov.f32 %f1, 0f3F800000;
+  mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f5,%f6,%f7,%f8}, {%r10,%r11,%r12,%r13}, {%r17,%r18}, {%f1,%f1,%f1,%f1};
+  shr.u32 %r20, %r1, 2; and.b32 %r21, %r1, 3; shl.b32 %r20, %r20, 5; shl.b32 %r21, %r21, 3; add.u32 %r22, %r20, %r21;
+  cvt.u64.u32 %rd7, %r22; add.s64 %rd8, %rd3, %rd7;
+  st.global.v2.f32 [%rd8], {%f5, %f6}; st.global.v2.f32 [%rd8+256], {%f7, %f8};
+  ret; }";
+
+#[test]
+fn a_tile_goes_through_copies_fragments_and_mma() {
+    let value = |i: usize| (i * 7 % 13) as f32 - 6.0;
+    let pack = |n: usize, shift: usize| -> Vec<u32> {
+        let half = |i: usize| u32::from(half::f16::from_f32(value(i + shift)).to_bits());
+        (0..n / 2).map(|i| half(2 * i) | half(2 * i + 1) << 16).collect()
+    };
+    let mut bench = Bench::new(TILE);
+    bench.buffer(&pack(256, 0));
+    bench.buffer(&pack(128, 5));
+    let c = bench.room(4 * 128);
+    let report = bench.run(32).unwrap();
+    let got = bench.words(c, 128);
+    for row in 0..16 {
+        for col in 0..8 {
+            // Small integers: every order of the sum is exact.
+            let want = 1.0 + (0..16).map(|k| value(row * 16 + k) * value(col * 16 + k + 5)).sum::<f32>();
+            assert_eq!(f32::from_bits(got[row * 8 + col]), want, "row {row} column {col}");
+        }
+    }
+    assert_eq!((report.counters.mma, report.counters.mma_multiply_adds), (1, 2048));
+}
+
+#[test]
+fn clusters_read_each_others_shared_memory() {
+    let mut bench = Bench::new(
+        ".visible .entry pair(.param .u64 out) {
+          .reg .b32 %r<12>; .reg .b64 %rd<6>; .shared .align 4 .b8 s[128];
+          ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; mov.u32 %r2, %cluster_ctarank; mov.u32 %r3, %ctaid.x;
+          mov.u32 %r4, s; shl.b32 %r5, %r1, 2; add.u32 %r6, %r4, %r5; mad.lo.u32 %r7, %r3, 100, %r1; st.shared.u32 [%r6], %r7;
+          barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+          xor.b32 %r8, %r2, 1; mapa.shared::cluster.u32 %r9, %r6, %r8; ld.shared::cluster.u32 %r10, [%r9];
+          mad.lo.u32 %r11, %r3, 32, %r1; mul.wide.u32 %rd2, %r11, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r10;
+          barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; ret; }",
+    );
+    let out = bench.room(4 * 128);
+    bench
+        .launch(LaunchConfig { grid: [4, 1, 1], block: [32, 1, 1], cluster: [2, 1, 1], ..LaunchConfig::default() })
+        .unwrap();
+    let want: Vec<u32> = (0..128).map(|i| ((i / 32) ^ 1) * 100 + i % 32).collect();
+    assert_eq!(bench.words(out, 128), want);
+}

@@ -1,4 +1,6 @@
 //! Instructions against scalar models written from the PTX ISA: every case runs as PTX text on 64 random and special operands.
+// Threads are indices in the models.
+#![allow(clippy::needless_range_loop, clippy::type_complexity)]
 
 mod common;
 
@@ -100,10 +102,10 @@ fn integer_arithmetic() {
             ("neg.s32 %d, %a;", |a, _, _| (a as i32).wrapping_neg() as u64),
             ("add.sat.s32 %d, %a, %b;", |a, b, _| (a as i32).saturating_add(b as i32) as u64),
             ("sad.u32 %d, %a, %b, %c;", |a, b, c| a.abs_diff(b) + c),
-            ("add.cc.u32 %d, %a, %b; addc.u32 %d, %c, 0;", |a, b, c| c + (a + b >> 32)),
+            ("add.cc.u32 %d, %a, %b; addc.u32 %d, %c, 0;", |a, b, c| c + ((a + b) >> 32)),
             ("sub.cc.u32 %d, %a, %b; subc.u32 %d, %c, %b;", |a, b, c| c.wrapping_sub(b).wrapping_sub(u64::from(a < b))),
             ("mad.lo.cc.u32 %d, %a, %b, %c; madc.hi.u32 %d, %a, %b, 7;", |a, b, c| {
-                (a * b >> 32) + 7 + ((a * b & 0xffff_ffff) + c >> 32)
+                ((a * b) >> 32) + 7 + ((((a * b) & 0xffff_ffff) + c) >> 32)
             }),
             ("dp4a.s32.s32 %d, %a, %b, %c;", |a, b, c| {
                 (0..4).fold(c as i32, |s, i| {
@@ -142,7 +144,7 @@ fn wide_integers() {
         &[
             ("add.s64 %d, %a, %b;", |a, b, _| a.wrapping_add(b)),
             ("mul.lo.u64 %d, %a, %b;", |a, b, _| a.wrapping_mul(b)),
-            ("mul.hi.u64 %d, %a, %b;", |a, b, _| (u128::from(a) * u128::from(b) >> 64) as u64),
+            ("mul.hi.u64 %d, %a, %b;", |a, b, _| ((u128::from(a) * u128::from(b)) >> 64) as u64),
             ("mad.lo.s64 %d, %a, %b, %c;", |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
             ("or.b64 %rd7, %b, 1; div.u64 %d, %a, %rd7;", |a, b, _| a / (b | 1)),
             ("or.b64 %rd7, %b, 1; rem.s64 %d, %a, %rd7;", |a, b, _| (a as i64).wrapping_rem((b | 1) as i64) as u64),

@@ -63,6 +63,14 @@ impl Entry {
         self.0 >> shift & ((1 << bits) - 1)
     }
 
+    /// Whether it is of the same launch as `new`, but of another cluster.
+    fn is_of_another_cluster(self, new: Entry) -> bool {
+        let top = 10 + WARP_BITS + TICK_BITS;
+        self.field(top, LAUNCH_BITS) == new.field(top, LAUNCH_BITS)
+            && self.0 != 0
+            && self.0 >> (top + LAUNCH_BITS) != new.0 >> (top + LAUNCH_BITS)
+    }
+
     fn conflict(self, who: &Actor<'_>, access: GlobalAccess, wrote: bool) -> Option<Conflict> {
         let atomic = self.0 >> 4 & 1 != 0;
         let launch = self.field(10 + WARP_BITS + TICK_BITS, LAUNCH_BITS);
@@ -127,7 +135,11 @@ impl RaceShadow {
                 if last != 0 && conflict.is_none() {
                     conflict = Entry(last).conflict(who, access, true);
                 }
-                if let Some(entry) = entry {
+                // The first cluster that reads a word in a launch stays on record: input that all CTAs read would
+                // otherwise move its shadow between the cores with every load.
+                if let Some(entry) = entry
+                    && !Entry(read.load(Relaxed)).is_of_another_cluster(entry)
+                {
                     read.store(entry.0, Relaxed);
                 }
             }

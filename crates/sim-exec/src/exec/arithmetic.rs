@@ -129,9 +129,9 @@ impl Step<'_, '_> {
                 CarryKind::Add => x + y + carry,
                 // The carry flag holds the borrow.
                 CarryKind::Sub => x.wrapping_sub(y).wrapping_sub(carry),
-                CarryKind::MadLo => (x * y & mask) + value(*c) + carry,
+                CarryKind::MadLo => ((x * y) & mask) + value(*c) + carry,
                 CarryKind::MadHi { signed } => {
-                    let high = if *signed { signed_high(x, y, *bits) } else { x * y >> bits };
+                    let high = if *signed { signed_high(x, y, *bits) } else { (x * y) >> bits };
                     (high & mask) + value(*c) + carry
                 }
             };
@@ -147,7 +147,7 @@ impl Step<'_, '_> {
 
 fn signed_high(x: u128, y: u128, bits: u32) -> u128 {
     let extend = |v: u128| (v << (128 - bits)) as i128 >> (128 - bits);
-    (extend(x) * extend(y) >> bits) as u128
+    ((extend(x) * extend(y)) >> bits) as u128
 }
 
 fn low_bits(bits: u32) -> u64 {

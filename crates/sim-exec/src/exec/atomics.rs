@@ -22,7 +22,7 @@ impl Step<'_, '_> {
         for lane in each(active) {
             let address = addresses[lane];
             let bytes = width * atomic.value.len() as u32;
-            if address % u64::from(bytes) != 0 {
+            if !address.is_multiple_of(u64::from(bytes)) {
                 let message = format!("{bytes} bytes at {address:#x}, which is not a multiple of {bytes}");
                 return Err(Fault::new(FindingKind::Misaligned, Some(lane), message));
             }

@@ -473,7 +473,7 @@ impl<'l> Step<'_, 'l> {
                 }
                 self.set(*d, active, &out);
             }
-            Op::ClusterRank { d, a, .. } => {
+            Op::ClusterRank { d, a } => {
                 for (o, x) in out.iter_mut().zip(self.reg(*a)) {
                     *o = match (x & 0xffff_ffff) >> CLUSTER_RANK_SHIFT {
                         0 => self.warp.cta as u64,

@@ -70,7 +70,7 @@ fn validate(gpu: &Gpu, kernel: &Kernel, config: &LaunchConfig<'_>) -> Result<(),
     if config.params.len() != kernel.param_bytes as usize {
         return invalid(format!("{} parameter bytes, expected {}", config.params.len(), kernel.param_bytes));
     }
-    if (0..3).any(|i| config.grid[i] % config.cluster[i] != 0) {
+    if (0..3).any(|i| !config.grid[i].is_multiple_of(config.cluster[i])) {
         return invalid(format!("grid {:?} is no multiple of cluster {:?}", config.grid, config.cluster));
     }
     if kernel.cluster.is_some_and(|required| required != config.cluster) {

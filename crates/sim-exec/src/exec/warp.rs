@@ -238,8 +238,6 @@ impl Step<'_, '_> {
     /// When lanes disagree about the mask or a lane is not in its own mask.
     pub fn converge(&self, mask: Slot, active: Mask) -> Result<Option<Flow>, Fault> {
         let masks = self.reg(mask);
-        let first = active.trailing_zeros() as usize;
-        let lanes = masks[first] as u32;
         for lane in each(active) {
             if masks[lane] as u32 >> lane & 1 == 0 {
                 let message = format!("lane {lane} is not in its member mask {:#x}", masks[lane] as u32);
@@ -248,7 +246,6 @@ impl Step<'_, '_> {
         }
         // Groups with different masks may run side by side: each must be complete.
         let union = each(active).fold(0, |m, lane| m | masks[lane] as u32);
-        let _ = lanes;
         Ok((self.needed(union) & !active != 0).then_some(Flow::Wait(Wait::Converge { lanes: union })))
     }
 
@@ -337,7 +334,7 @@ impl Step<'_, '_> {
             Op::WarpSync { mask } => self.warp_sync(*mask, active),
             Op::ClusterArrive => self.cluster_arrive(active),
             Op::ClusterWait => self.cluster_wait(active),
-            Op::Fence { .. } => self.fence(),
+            Op::Fence => self.fence(),
             Op::Atomic(atomic) => self.atomic(atomic, active),
             Op::MapShared { .. } | Op::ClusterRank { .. } | Op::IsSpace { .. } => self.addresses_op(op, active),
             Op::Shuffle { mask, .. }

@@ -1,4 +1,7 @@
 //! setp and set: comparisons of every type.
+//!
+//! The forms with `!` and with two comparisons are the point: they say what happens to NaN.
+#![allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons, clippy::eq_op, clippy::nonminimal_bool)]
 
 use half::{bf16, f16};
 

@@ -123,13 +123,13 @@ impl Conversion {
             value = to_integral(value, self.round);
         }
         match self.to {
-            Number::Unsigned(bits) => self.integer(value, lane, 0, (1i128 << bits) - 1, bits),
-            Number::Signed(bits) => self.integer(value, lane, -(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1, bits),
+            Number::Unsigned(bits) => self.integer(value, 0, (1i128 << bits) - 1, bits),
+            Number::Signed(bits) => self.integer(value, -(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1, bits),
             to => self.float(value, to),
         }
     }
 
-    fn integer(&self, value: Value, lane: u64, low: i128, high: i128, bits: u32) -> u64 {
+    fn integer(&self, value: Value, low: i128, high: i128, bits: u32) -> u64 {
         let mask = if bits == 64 { !0 } else { (1u64 << bits) - 1 };
         let integer = match to_integral(value, self.round) {
             Value::Nan => {
@@ -150,7 +150,6 @@ impl Conversion {
             }
         };
         let integer = if self.from.is_float() || self.sat { integer.clamp(low, high) } else { integer };
-        let _ = lane;
         // Sign-extended results fill the register only to the target's width; wider registers are extended on use.
         integer as u64 & mask
     }

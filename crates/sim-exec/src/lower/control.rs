@@ -5,17 +5,17 @@ use super::modifiers::Modifiers;
 use super::source::Instruction;
 use super::{arithmetic, convert, matrices, memory, synchronise};
 use crate::lanes::lanes;
-use crate::program::{Op, Pred, Program, Slot};
+use crate::program::{Op, Program, Slot};
 
 /// Lowers any instruction but branches and returns.
-pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>, guard: Option<Pred>) -> Result<Op, String> {
+pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     match i.opcode.as_str() {
         "trap" | "brkpt" => Ok(Op::Trap),
         "nanosleep" => Ok(ignore(m, &["u32"], Op::Yield)),
         "pmevent" | "griddepcontrol" | "setmaxnreg" => Ok(ignore_all(m)),
         "prefetch" | "prefetchu" | "discard" | "applypriority" | "createpolicy" => hint(l, i, m),
         "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "mapa" | "getctarank" | "isspacep" | "mov" => {
-            memory::lower(l, i, m, guard)
+            memory::lower(l, i, m)
         }
         "cp" | "mbarrier" | "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux"
         | "activemask" | "elect" => synchronise::lower(l, i, m),

@@ -180,8 +180,7 @@ impl Lowering<'_> {
             _ => {
                 let modifiers: Vec<&str> = i.modifiers.iter().map(String::as_str).collect();
                 let mut modifiers = Modifiers::new(modifiers);
-                let op = super::control::lower(self, i, &mut modifiers, guard)
-                    .map_err(|m| format!("{}: {m}", spelled(i)))?;
+                let op = super::control::lower(self, i, &mut modifiers).map_err(|m| format!("{}: {m}", spelled(i)))?;
                 modifiers.finish().map_err(|m| format!("{}: {m}", spelled(i)))?;
                 op
             }

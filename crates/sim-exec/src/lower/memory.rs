@@ -8,9 +8,9 @@ use super::operands::Binding;
 use super::source::{Instruction, Operand};
 use crate::lanes::lanes;
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
-use crate::program::{Access, Atomic, AtomicKind, AtomicType, Op, Pred, SINK, Slot, Space, Strength};
+use crate::program::{Access, Atomic, AtomicKind, AtomicType, Op, Slot, Space, Strength};
 
-pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>, guard: Option<Pred>) -> Result<Op, String> {
+pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     match i.opcode.as_str() {
         "mov" => arithmetic::mov(l, i, m),
         "ld" | "ldu" => load_store(l, i, m, true),
@@ -25,10 +25,7 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>, guard
                 space,
             })
         }
-        _ => {
-            let _ = guard;
-            cluster_address(l, i, m)
-        }
+        _ => cluster_address(l, i, m),
     }
 }
 
@@ -112,7 +109,7 @@ fn load_store(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>, load
 fn atomic(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     let space = space(m);
     let strength = strength(m, Strength::Relaxed);
-    let policy = drop_cache_hints(m);
+    drop_cache_hints(m);
     m.drop_all(&["v2", "v4", "v8"]);
     let name =
         m.take_one(&["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"]).ok_or("no operation")?;
@@ -155,7 +152,6 @@ fn atomic(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Resul
         one => vec![l.builder.source(one, ty_name)?],
     };
     let swap = if kind == AtomicKind::CompareExchange { Some(l.builder.source(next()?, ty_name)?) } else { None };
-    let _ = policy;
     Ok(Op::Atomic(Box::new(Atomic { kind, ty, space, strength, address, d: d.into(), value: value.into(), swap })))
 }
 
@@ -180,9 +176,8 @@ fn cluster_address(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>)
     m.take_types();
     let (d, a) = (l.builder.destination(operand(i, 0)?)?, l.builder.source(operand(i, 1)?, "u64")?);
     if i.opcode == "getctarank" {
-        return Ok(Op::ClusterRank { d, a, generic });
+        return Ok(Op::ClusterRank { d, a });
     }
     let rank = l.builder.source(operand(i, 2)?, "u32")?;
-    let _ = SINK;
     Ok(Op::MapShared { d, a, rank, generic })
 }

@@ -207,18 +207,6 @@ impl<'m> Builder<'m> {
         }
     }
 
-    /// Bits of a register operand; 64 for everything else.
-    pub fn bits(&self, operand: &Operand) -> u32 {
-        match operand {
-            Operand::Name(name) => match self.binding(name) {
-                Some(Binding::Register { bits, .. }) => bits,
-                Some(_) => 64,
-                None => 32,
-            },
-            _ => 64,
-        }
-    }
-
     /// `[base + offset]`, and what the base names if it is a variable.
     pub fn address(&mut self, operand: &Operand) -> Result<(Address, Option<Binding>), String> {
         let Operand::Memory(base, offset) = operand else {

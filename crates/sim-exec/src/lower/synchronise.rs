@@ -10,8 +10,8 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
     match i.opcode.as_str() {
         "bar" | "barrier" => barrier(l, i, m),
         "membar" | "fence" => {
-            let rest = m.take_rest();
-            Ok(Op::Fence { proxy_async: rest.iter().any(|r| r.starts_with("async")) })
+            m.take_rest();
+            Ok(Op::Fence)
         }
         "cp" => copy(l, i, m),
         "mbarrier" => mbarrier(l, i, m),
@@ -194,7 +194,7 @@ fn mbarrier(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Res
         .ok_or("no operation")?;
     strength(m, Strength::AcquireRelease);
     let with_tx = m.take("expect_tx");
-    let no_complete = m.take("noComplete");
+    m.take("noComplete");
     let (op, at) = match kind {
         "init" => (MbarrierOp::Init { count: slot(l, i, 1)? }, 0),
         "inval" => (MbarrierOp::Invalidate, 0),
@@ -211,7 +211,6 @@ fn mbarrier(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Res
             let state = if has_state { l.builder.destination(operand(i, 0)?)? } else { SINK };
             let extra = if i.operands.len() > at + 1 { Some(slot(l, i, at + 1)?) } else { None };
             let (count, tx) = if with_tx { (None, extra) } else { (extra, None) };
-            let _ = no_complete;
             (MbarrierOp::Arrive { count, tx, drop: kind == "arrive_drop", state }, at)
         }
     };

@@ -1,5 +1,5 @@
 //! Loads one PTX kernel and runs it on buffers.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use sim_exec::{Gpu, GpuConfig, LaunchConfig, LaunchError, LaunchReport, LoadedModule};
 
