@@ -2,6 +2,9 @@
 //!
 //! They say what llama.cpp's and Hugging Face's expressions say, written so that a match never gives back what it took
 //! (possessive repeats): long runs of one kind of character take linear time and no stack.
+//!
+//! Over all code points, words differ from llama.cpp's for letters that Unicode 16 added only (Todhri, Tulu-Tigalari,
+//! Kirat Rai, Ol Onal, Egyptian Hieroglyphs Extended-A): its tables are older than the regex library's.
 
 use super::TokenizerError;
 use tokenizers::utils::SysRegex;
