@@ -93,7 +93,7 @@ fn templates_render_as_in_transformers() {
         ),
         (
             "{% for k, v in {'b': 1, 'a': 2}.items() %}{{ k }}{{ v }}{% endfor %}{{ ['x', 'y'] | join(', ') }}{{ 'abc'[::-1] }}",
-            "a2b1x, ycba",
+            "b1a2x, ycba",
         ),
         ("{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | last }}", "日本"),
         ("{{ messages[0].nothing }}{{ messages[0].nothing is defined }}{{ nothing | default('d') }}", "Falsed"),
