@@ -1,7 +1,7 @@
 //! The fast device for CPUs: repacked weights, integer dot products, a pool of threads with one barrier per stage.
 //!
-//! [`plan`] makes a program ready, [`step`] runs it, [`linear`] and [`attend`] are the kernels, compiled once per
-//! instruction set by [`kernels`].
+//! `plan` makes a program ready, `step` runs it, `linear` and `attend` are the kernels, compiled once per
+//! instruction set by `kernels`.
 #![allow(unsafe_code)]
 
 mod attend;
