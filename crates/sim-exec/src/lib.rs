@@ -14,6 +14,7 @@ mod matrix;
 pub mod memory;
 mod program;
 mod rng;
+pub mod tensor_map;
 
 pub use counters::Counters;
 pub use finding::{Finding, FindingKind, Place};

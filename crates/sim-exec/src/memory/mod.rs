@@ -70,6 +70,12 @@ impl DeviceMemory {
         DeviceMemory { total_bytes, table: Mutex::new(Table { next: FIRST_ADDRESS, ..Table::default() }) }
     }
 
+    /// As [`DeviceMemory::new`], with addresses from `first_address` on: several devices share one address space.
+    pub fn starting_at(total_bytes: u64, first_address: u64) -> Self {
+        let next = first_address.next_multiple_of(ALLOCATION_ALIGN);
+        DeviceMemory { total_bytes, table: Mutex::new(Table { next, ..Table::default() }) }
+    }
+
     /// Allocates device memory, unwritten.
     ///
     /// # Errors
