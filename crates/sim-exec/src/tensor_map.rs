@@ -51,7 +51,7 @@ impl TensorMap {
             | u64::from(self.data_type) << 52;
         for i in 0..rank {
             words[2 + i] =
-                self.dims[i] - 1 | u64::from(self.box_dims[i]) << 32 | u64::from(self.element_strides[i]) << 48;
+                (self.dims[i] - 1) | u64::from(self.box_dims[i]) << 32 | u64::from(self.element_strides[i]) << 48;
         }
         words[7..7 + rank - 1].copy_from_slice(&self.strides_bytes);
         words
