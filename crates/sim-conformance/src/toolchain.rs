@@ -1,0 +1,178 @@
+//! The CUDA compiler and the packages whose device code is compiled, from a folder that `cargo xtask setup` fills.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Names another folder with the toolchain.
+const VARIABLE: &str = "KILN_CUDA_TOOLS";
+
+/// Why device code could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolchainError {
+    #[error(
+        "the CUDA toolchain is incomplete: {missing} is not there. Run `cargo xtask setup`, or set KILN_CUDA_TOOLS to a \
+         Python environment that holds its wheels"
+    )]
+    Missing { missing: PathBuf },
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{command} failed ({status}):\n{output}")]
+    Failed { command: String, status: String, output: String },
+}
+
+/// A Python environment with the CUDA compiler's wheels.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    root: PathBuf,
+    packages: PathBuf,
+    version: String,
+}
+
+impl Toolchain {
+    /// The toolchain in `KILN_CUDA_TOOLS`, or else in `target/tools/cuda` of this workspace.
+    ///
+    /// # Errors
+    /// `Missing`, with the remedy, if the folder or the compiler in it is not there; `Failed` if the compiler does not run.
+    pub fn find() -> Result<Self, ToolchainError> {
+        let root = std::env::var_os(VARIABLE).map_or_else(|| workspace_root().join("target/tools/cuda"), PathBuf::from);
+        let packages = packages_of(&root.join("lib"))?;
+        let mut toolchain = Toolchain { root, packages, version: String::new() };
+        toolchain.version = run(Command::new(toolchain.nvcc()?).arg("--version"))?;
+        Ok(toolchain)
+    }
+
+    /// The `site-packages` folder: the wheels' files.
+    pub fn packages(&self) -> &Path {
+        &self.packages
+    }
+
+    /// The environment's Python interpreter.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn python(&self) -> Result<PathBuf, ToolchainError> {
+        existing(self.root.join("bin/python3"))
+    }
+
+    /// What the compiler says about itself: part of every cache key.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Headers of CUTLASS and CuTe.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn cutlass_include(&self) -> Result<PathBuf, ToolchainError> {
+        existing(self.packages.join("cutlass_library/source/include"))
+    }
+
+    /// Compiles a CUDA source file to PTX for `arch`, such as `sm_90a`; cached in `target/conformance` by the source, the
+    /// headers beside it, the flags and the compiler's version.
+    ///
+    /// # Errors
+    /// `Failed` with the compiler's messages.
+    pub fn compile(&self, source: &Path, arch: &str, flags: &[&str]) -> Result<String, ToolchainError> {
+        let text = read(source)?;
+        let headers = headers_beside(source)?;
+        let key = (text, headers, arch, flags, self.version());
+        cached(&stem(source), &key, |out| {
+            let mut command = Command::new(self.nvcc()?);
+            command.args(["-ptx", "-lineinfo", "-std=c++17", "--expt-relaxed-constexpr", "-arch", arch]);
+            command.arg("-isystem").arg(self.cutlass_include()?).args(flags);
+            run(command.arg(source).arg("-o").arg(out)).map(drop)
+        })
+    }
+
+    fn nvcc(&self) -> Result<PathBuf, ToolchainError> {
+        existing(self.packages.join("nvidia/cu13/bin/nvcc"))
+    }
+}
+
+/// Runs `make(path)`, which writes a file, unless a file for the same key is in `target/conformance` already; returns its
+/// text. Tests in several threads and processes may ask for one key at once: one makes the file, the others wait.
+///
+/// # Errors
+/// Those of `make`, and of reading and writing files.
+pub(crate) fn cached(
+    name: &str,
+    key: &impl Hash,
+    make: impl FnOnce(&Path) -> Result<(), ToolchainError>,
+) -> Result<String, ToolchainError> {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    let folder = workspace_root().join("target/conformance");
+    fs::create_dir_all(&folder).map_err(io_error("creating", &folder))?;
+    let file = folder.join(format!("{name}-{:016x}.ptx", hasher.finish()));
+    let lock_path = file.with_extension("lock");
+    let lock = File::create(&lock_path).map_err(io_error("creating", &lock_path))?;
+    lock.lock().map_err(io_error("locking", &lock_path))?;
+    if !file.exists() {
+        // An interrupted compilation must not leave half a file under the final name.
+        let unfinished = file.with_extension("unfinished");
+        make(&unfinished)?;
+        fs::rename(&unfinished, &file).map_err(io_error("renaming", &unfinished))?;
+    }
+    read(&file)
+}
+
+/// The folder that holds the workspace's `Cargo.toml`.
+pub fn workspace_root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        here.ancestors().nth(2).unwrap_or(here).to_owned()
+    })
+}
+
+/// Runs a command to its end and returns what it printed.
+pub(crate) fn run(command: &mut Command) -> Result<String, ToolchainError> {
+    let shown = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(io_error("running", Path::new(&shown)))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(text(&output.stdout));
+    }
+    let output_text = text(&output.stdout) + &text(&output.stderr);
+    let shown = format!("{command:?}");
+    Err(ToolchainError::Failed { command: shown, status: output.status.to_string(), output: output_text })
+}
+
+fn packages_of(lib: &Path) -> Result<PathBuf, ToolchainError> {
+    let missing = || ToolchainError::Missing { missing: lib.join("python3.*/site-packages") };
+    let entries = fs::read_dir(lib).map_err(|_| missing())?;
+    let is_python = |name: &OsStr| name.to_string_lossy().starts_with("python3");
+    entries.flatten().find(|e| is_python(&e.file_name())).map(|e| e.path().join("site-packages")).ok_or_else(missing)
+}
+
+/// The text of every header in the source's folder: a source may include any of them.
+fn headers_beside(source: &Path) -> Result<Vec<String>, ToolchainError> {
+    let Some(folder) = source.parent() else { return Ok(Vec::new()) };
+    let entries = fs::read_dir(folder).map_err(io_error("listing", folder))?;
+    let mut headers: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    headers.retain(|p| p.extension() == Some(OsStr::new("cuh")));
+    headers.sort();
+    headers.iter().map(|p| read(p)).collect()
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf, ToolchainError> {
+    if path.exists() { Ok(path) } else { Err(ToolchainError::Missing { missing: path }) }
+}
+
+fn read(path: &Path) -> Result<String, ToolchainError> {
+    fs::read_to_string(path).map_err(io_error("reading", path))
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ToolchainError {
+    let path = path.to_owned();
+    move |source| ToolchainError::Io { action, path, source }
+}
