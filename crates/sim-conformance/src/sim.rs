@@ -1,5 +1,7 @@
 //! A simulated GPU with one module loaded, typed buffers and launches by kernel name.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::path::Path;
 
@@ -34,16 +36,29 @@ pub fn conform(name: &str, body: impl FnMut(&Sim)) {
 /// # Panics
 /// If the PTX does not load, or lacks an instruction that the case exercises.
 pub fn conform_ptx(case: &Case, ptx: &str, mut body: impl FnMut(&Sim)) {
-    case.assert_exercises(ptx);
     let config = GpuConfig { checks: Checks::ALL, instructions_max: 200_000_000, ..GpuConfig::default() };
     let gpu = Gpu::new(config);
     let module = LoadedModule::load(&gpu, ptx, case.name).unwrap_or_else(|e| panic!("{e}"));
-    let mut sim = Sim { gpu, module, seed: 0 };
+    let mut sim = Sim { gpu, module, seed: 0, launched: RefCell::default() };
     for seed in 0..SEEDS {
         sim.seed = seed;
         sim.gpu.config.arithmetic = Arithmetic { perturb: seed % 2 == 1, mma_truncates: seed % 4 >= 2 };
         sim.gpu.config.workers = if seed % 3 == 0 { 1 } else { 2 };
         body(&sim);
+    }
+    case.assert_exercises(ptx, sim.launched.borrow().iter());
+}
+
+/// Asserts that two lists are equal, and says where they first differ.
+///
+/// # Panics
+/// If they are not.
+#[track_caller]
+pub fn assert_same<T: PartialEq + std::fmt::Debug>(got: &[T], expected: &[T]) {
+    assert_eq!(got.len(), expected.len(), "number of values");
+    if let Some(at) = (0..got.len()).find(|&i| got[i] != expected[i]) {
+        let different = (at..got.len()).filter(|&i| got[i] != expected[i]).count();
+        panic!("element {at} is {:?}, expected {:?}; {different} of {} differ", got[at], expected[at], got.len());
     }
 }
 
@@ -54,6 +69,8 @@ pub struct Sim {
     pub module: LoadedModule,
     /// Chooses the schedule; also a seed for inputs that should differ from run to run.
     pub seed: u64,
+    /// Names of the kernels that ran.
+    launched: RefCell<BTreeSet<String>>,
 }
 
 /// The shape of a launch.
@@ -165,6 +182,7 @@ impl Sim {
 
     fn try_launch(&self, name: &str, launch: Launch, arguments: &[&dyn Argument]) -> Result<LaunchReport, LaunchError> {
         let kernel = self.kernel(name);
+        self.launched.borrow_mut().insert(kernel.name.clone());
         let workspace = launch.cooperative.then(|| self.buffer(&[0u32; 16]));
         let params = pack(&kernel.name, &kernel.params, kernel.param_bytes, arguments);
         self.gpu.launch(
