@@ -1,6 +1,6 @@
 //! CUB's block-wide sorts and selections.
 
-use sim_conformance::{Launch, Random, assert_same, conform};
+use sim_conformance::{Argument, Launch, Random, assert_same, conform};
 
 const THREADS: usize = 128;
 const TILE: usize = THREADS * 5;
@@ -58,5 +58,38 @@ fn cub_block_radix_rank() {
         }
         let below = |bin: u32| (0..TILE).filter(|at| digit(*at) < bin).count() as i32;
         assert_same(&sim.read(&first), &(0..64).map(below).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn cub_block_merge_sort() {
+    conform("cub_block_merge_sort", |sim| {
+        let valid = [1, 31, 333, 639, 640][sim.seed as usize % 5];
+        let x = Random::new(4).list(TILE, |r| r.below(200) as i32 - 100);
+        let (keys, values) = (sim.room::<i32>(TILE), sim.room::<i32>(TILE));
+        let arguments: [&dyn Argument; 4] = [&sim.buffer(&x), &keys, &values, &(valid as i32)];
+        sim.launch("cub_block_merge_sort", Launch::new(1, THREADS as u32), &arguments);
+        let mut order: Vec<usize> = (0..valid).collect();
+        order.sort_by_key(|at| x[*at].abs());
+        let sorted: Vec<i32> = order.iter().map(|at| x[*at]).collect();
+        assert_eq!(sim.read(&keys)[..valid], sorted);
+        assert_eq!(sim.read(&values)[..valid], order.iter().map(|at| *at as i32).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn cub_block_topk() {
+    conform("cub_block_topk", |sim| {
+        let (k, valid) = [(1, 1), (5, 640), (100, 300), (299, 333), (640, 640)][sim.seed as usize % 5];
+        let x = Random::new(5 + sim.seed).list(TILE, |r| r.unit());
+        let (keys, values) = (sim.room::<f32>(k), sim.room::<i32>(k));
+        let arguments: [&dyn Argument; 5] = [&sim.buffer(&x), &keys, &values, &(k as i32), &(valid as i32)];
+        sim.launch("cub_block_topk", Launch::new(1, THREADS as u32), &arguments);
+        // The order of the results is not defined.
+        let mut got: Vec<(f32, i32)> = sim.read(&keys).into_iter().zip(sim.read(&values)).collect();
+        got.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut expected: Vec<(f32, i32)> = (0..valid).map(|i| (x[i], i as i32)).collect();
+        expected.sort_by(|a, b| b.0.total_cmp(&a.0));
+        assert_eq!(got, expected[..k]);
     });
 }

@@ -111,3 +111,18 @@ fn cub_warp_load_store() {
         assert_same(&sim.read(&out), &expected.collect::<Vec<_>>());
     });
 }
+
+#[test]
+fn cub_warp_merge_sort() {
+    conform("cub_warp_merge_sort", |sim| {
+        let x = Random::new(5 + sim.seed).list(3 * THREADS, |r| r.u32());
+        let out = sim.room::<u32>(x.len());
+        sim.launch("cub_warp_merge_sort", launch(), &[&sim.buffer(&x), &out]);
+        let sorted = x.chunks(48).flat_map(|group| {
+            let mut group = group.to_vec();
+            group.sort_unstable();
+            group
+        });
+        assert_same(&sim.read(&out), &sorted.collect::<Vec<_>>());
+    });
+}

@@ -77,6 +77,21 @@ pub struct Access {
     pub strength: Strength,
     pub address: Address,
     pub registers: Box<[Slot]>,
+    /// Bit by bit, the bytes that the program uses of what it loads (`.pragma "used_bytes_mask"`): the others may be
+    /// anything, and may be written meanwhile.
+    pub used_bytes: u32,
+}
+
+impl Access {
+    /// All bytes are used.
+    pub const ALL_USED: u32 = !0;
+
+    /// The used bytes of register `r`, from the first to the last: offset in the access and length.
+    pub fn used_range(&self, r: usize) -> Option<(u32, u32)> {
+        let first = r as u32 * self.width;
+        let used = (u64::from(self.used_bytes) >> first) & ((1 << self.width) - 1);
+        (used != 0).then(|| (first + used.trailing_zeros(), u64::BITS - used.leading_zeros() - used.trailing_zeros()))
+    }
 }
 
 /// What an atomic does to the old value.

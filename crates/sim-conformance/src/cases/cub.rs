@@ -51,4 +51,11 @@ pub const CASES: &[Case] = &[
         "ranks by a 6-bit digit through ballots of equal lanes",
         &["vote.ballot.sync", "atom.shared"],
     ),
+    sort("cub_block_merge_sort", "stable by magnitude with values, partly filled", &["bar.sync"]),
+    sort(
+        "cub_block_topk",
+        "the k largest of a partly filled block, with their places",
+        &["atom.shared.add", "ld.shared.v4"],
+    ),
+    warp("cub_warp_merge_sort", "48 keys of each half warp in order", &["bar.warp.sync", "ld.shared"]),
 ];

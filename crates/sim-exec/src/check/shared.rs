@@ -40,7 +40,6 @@ struct WordRaces {
 /// What is wrong with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    Unwritten,
     AsyncPending,
     Race(Conflict),
 }
@@ -120,7 +119,19 @@ impl SharedMemory {
         }
     }
 
-    /// Checks a read and remembers it.
+    /// Whether something has written every byte of a range; true if that is not checked.
+    pub fn is_written(&self, offset: u32, length: u32) -> bool {
+        !self.check_written || touched_words(offset, length).all(|(word, bytes)| self.state[word] & bytes == bytes)
+    }
+
+    /// Forgets that bytes were written: they hold an undefined value.
+    pub fn mark_unwritten(&mut self, offset: u32, length: u32) {
+        for (word, bytes) in touched_words(offset, length) {
+            self.state[word] &= !bytes;
+        }
+    }
+
+    /// Checks a read for races and pending copies, and remembers it.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -129,9 +140,6 @@ impl SharedMemory {
             let state = self.state[word];
             if state >> 4 & bytes != 0 {
                 return Err(Trouble::AsyncPending);
-            }
-            if self.check_written && state & bytes != bytes {
-                return Err(Trouble::Unwritten);
             }
             if let Some(races) = self.races.get_mut(word) {
                 let now = touch(who, access, bytes);

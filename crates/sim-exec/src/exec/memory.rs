@@ -15,6 +15,8 @@ use crate::memory::{
 };
 use crate::program::{Access, Address, Op, SINK, Space, Strength};
 
+const UNWRITTEN: &str = "bytes that nothing has written";
+
 impl<'l> Step<'_, 'l> {
     pub(super) fn load(&mut self, access: &Access, active: Mask) -> Result<Flow, Fault> {
         match access.registers.len() {
@@ -40,6 +42,7 @@ impl<'l> Step<'_, 'l> {
             }
             self.set(register, active, values);
         }
+        self.warp.undefined.admit_loaded();
         Ok(Flow::Next)
     }
 
@@ -191,16 +194,34 @@ impl<'l> Step<'_, 'l> {
         for lane in each(lanes) {
             let offset = addresses[lane] - base;
             if checks.uninitialised && !allocation.is_page_written(offset, bytes) {
-                check_written(allocation, offset, bytes, access.width, lane)?;
+                self.note_unwritten(access, lane, |(at, length)| {
+                    let at = offset + u64::from(at);
+                    let bad = (at..at + u64::from(length)).any(|byte| !allocation.is_written(byte, 1));
+                    bad.then(|| format!("read of offset {at} of {}, which nothing has written", allocation.label))
+                });
             }
-            if checks.races {
+            if checks.races && access.used_bytes == Access::ALL_USED {
                 self.race_read(allocation, offset, bytes, lane, access.strength)?;
+            } else if checks.races {
+                for (at, length) in (0..access.registers.len()).filter_map(|r| access.used_range(r)) {
+                    self.race_read(allocation, offset + u64::from(at), length.into(), lane, access.strength)?;
+                }
             }
         }
         if access.strength > Strength::Weak {
             each(mask).for_each(|lane| self.after_read(addresses[lane], access.strength));
         }
         Ok(())
+    }
+
+    /// Remembers for each register of a load whether the bytes that are used of it hold nothing yet: `unwritten` says so, in
+    /// words, of a range of the access.
+    fn note_unwritten(&mut self, access: &Access, lane: usize, unwritten: impl Fn((u32, u32)) -> Option<String>) {
+        for (r, &register) in access.registers.iter().enumerate() {
+            if let Some(message) = access.used_range(r).and_then(&unwritten) {
+                self.warp.undefined.load(register, lane, self.pc, message);
+            }
+        }
     }
 
     fn store_global(&mut self, access: &Access, addresses: &Lanes, mask: Mask) -> Result<(), Fault> {
@@ -211,6 +232,11 @@ impl<'l> Step<'_, 'l> {
         self.counters.global_stores += 1;
         self.count_global(addresses, mask, bytes);
         let races = self.launch.gpu.config.checks.races;
+        if !self.warp.undefined.is_empty() {
+            for &register in &access.registers {
+                each(mask).try_for_each(|lane| self.stored_must_be_defined(register, lane))?;
+            }
+        }
         if access.strength > Strength::Weak {
             each(mask).for_each(|lane| self.before_write(addresses[lane], access.strength));
         }
@@ -263,7 +289,22 @@ impl<'l> Step<'_, 'l> {
         self.count_shared(addresses, mask, bytes.into());
         for lane in each(mask) {
             let (cta, offset) = self.shared_at(addresses[lane], bytes.into(), lane)?;
-            self.check_shared_read(cta, offset, bytes, lane, access.strength > Strength::Weak)?;
+            let atomic = access.strength > Strength::Weak;
+            if access.used_bytes == Access::ALL_USED {
+                self.check_shared_order(cta, offset, bytes, lane, atomic)?;
+            } else {
+                for (at, length) in (0..access.registers.len()).filter_map(|r| access.used_range(r)) {
+                    self.check_shared_order(cta, offset + at, length, lane, atomic)?;
+                }
+            }
+            if !self.ctas[cta].shared.is_written(offset, bytes) {
+                let shared = &self.ctas[cta].shared;
+                let unwritten: Vec<bool> = (0..bytes).map(|at| !shared.is_written(offset + at, 1)).collect();
+                self.note_unwritten(access, lane, |(at, length)| {
+                    let bad = unwritten[at as usize..(at + length) as usize].contains(&true);
+                    bad.then(|| format!("read of shared offset {:#x}: {UNWRITTEN}", offset + at))
+                });
+            }
             for (r, values) in out.iter_mut().enumerate() {
                 values[lane] = self.ctas[cta].shared.load(offset + r as u32 * access.width, access.width);
             }
@@ -288,6 +329,9 @@ impl<'l> Step<'_, 'l> {
                 let value = self.reg(register)[lane] & low;
                 self.check_shared_write(cta, at, access.width, lane, access.strength > Strength::Weak, value)?;
                 self.ctas[cta].shared.store(at, access.width, value);
+                if self.warp.undefined.holds(register, lane) {
+                    self.ctas[cta].shared.mark_unwritten(at, access.width);
+                }
             }
         }
         if access.strength.releases() {
@@ -296,8 +340,25 @@ impl<'l> Step<'_, 'l> {
         Ok(())
     }
 
-    /// Checks a read of shared memory by one lane.
+    /// Checks a read of shared memory by one lane whose value is used at once.
     pub(super) fn check_shared_read(
+        &mut self,
+        cta: usize,
+        offset: u32,
+        width: u32,
+        lane: usize,
+        atomic: bool,
+    ) -> Result<(), Fault> {
+        self.check_shared_order(cta, offset, width, lane, atomic)?;
+        if self.ctas[cta].shared.is_written(offset, width) {
+            return Ok(());
+        }
+        let message = format!("read of shared offset {offset:#x}: {UNWRITTEN}");
+        Err(Fault::new(FindingKind::Uninitialised, Some(lane), message))
+    }
+
+    /// Checks whether a read of shared memory by one lane is ordered with the writes and copies to it.
+    fn check_shared_order(
         &mut self,
         cta: usize,
         offset: u32,
@@ -329,7 +390,6 @@ impl<'l> Step<'_, 'l> {
 
     fn shared_fault(&self, trouble: Trouble, verb: &str, offset: u32, lane: usize) -> Fault {
         let (kind, what) = match trouble {
-            Trouble::Unwritten => (FindingKind::Uninitialised, "bytes that nothing has written".to_owned()),
             Trouble::AsyncPending => (
                 FindingKind::AsyncNotWaited,
                 "the destination of an asynchronous copy that was not waited for".to_owned(),
@@ -403,15 +463,19 @@ impl<'l> Step<'_, 'l> {
     fn load_local(&mut self, access: &Access, addresses: &Lanes, mask: Mask, out: &mut [Lanes]) -> Result<(), Fault> {
         self.counters.local_accesses += 1;
         for lane in each(mask) {
+            let bytes = access.width * out.len() as u32;
+            let start = self.local_at(addresses[lane], bytes, lane)?;
+            if self.launch.gpu.config.checks.uninitialised {
+                let unwritten: Vec<bool> =
+                    self.warp.local_written[start..start + bytes as usize].iter().map(|written| !written).collect();
+                self.note_unwritten(access, lane, |(at, length)| {
+                    let bad = unwritten[at as usize..(at + length) as usize].contains(&true);
+                    bad.then(|| format!("read of local offset {:#x}: {UNWRITTEN}", addresses[lane]))
+                });
+            }
             for (r, values) in out.iter_mut().enumerate() {
-                let at = self.local_at(addresses[lane] + r as u64 * u64::from(access.width), access.width, lane)?;
+                let at = start + r * access.width as usize;
                 let range = at..at + access.width as usize;
-                if self.launch.gpu.config.checks.uninitialised
-                    && !self.warp.local_written[range.clone()].iter().all(|&w| w)
-                {
-                    let message = format!("read of local offset {:#x}, which nothing has written", addresses[lane]);
-                    return Err(Fault::new(FindingKind::Uninitialised, Some(lane), message));
-                }
                 let mut raw = [0; 8];
                 raw[..access.width as usize].copy_from_slice(&self.warp.local[range]);
                 values[lane] = u64::from_le_bytes(raw);
@@ -428,7 +492,7 @@ impl<'l> Step<'_, 'l> {
                 let range = at..at + access.width as usize;
                 let raw = self.reg(register)[lane].to_le_bytes();
                 self.warp.local[range.clone()].copy_from_slice(&raw[..access.width as usize]);
-                self.warp.local_written[range].fill(true);
+                self.warp.local_written[range].fill(!self.warp.undefined.holds(register, lane));
             }
         }
         Ok(())
@@ -516,16 +580,6 @@ fn check_alignment(addresses: &Lanes, mask: Mask, bytes: u64) -> Result<(), Faul
     let lane = each(mask).find(|&l| addresses[l] & low != 0).unwrap_or(0);
     let message = format!("{bytes} bytes at {:#x}, which is not a multiple of {bytes}", addresses[lane]);
     Err(Fault::new(FindingKind::Misaligned, Some(lane), message))
-}
-
-fn check_written(a: &Allocation, offset: u64, bytes: u64, width: u32, lane: usize) -> Result<(), Fault> {
-    for part in (0..bytes).step_by(width as usize) {
-        if !a.is_written(offset + part, width) {
-            let message = format!("read of offset {} of {}, which nothing has written", offset + part, a.label);
-            return Err(Fault::new(FindingKind::Uninitialised, Some(lane), message));
-        }
-    }
-    Ok(())
 }
 
 /// The words of a range with the bytes of each as a nibble.

@@ -11,6 +11,7 @@ mod mbarrier;
 mod memory;
 mod special;
 mod state;
+mod undefined;
 mod warp;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -242,6 +243,7 @@ fn stuck(launch: &Launch<'_>, cluster: &Cluster, kind: FindingKind) -> Finding {
 /// Adds kernel, CTA, thread and place to a fault.
 fn locate(launch: &Launch<'_>, cluster: &Cluster, warp: usize, pc: u32, fault: Fault) -> Finding {
     let warp = &cluster.warps[warp];
+    let pc = fault.pc.unwrap_or(pc);
     let thread = |lane: usize| state::unflatten((warp.index * 32 + lane) as u32, launch.config.block);
     Finding {
         kind: fault.kind,

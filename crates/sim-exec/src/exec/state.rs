@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::copies::PendingCopy;
 use super::mbarrier::Mbarrier;
+use super::undefined::Undefined;
 use crate::check::clock::Clock;
 use crate::check::shared::SharedMemory;
 use crate::counters::Counters;
@@ -26,12 +27,14 @@ const REGISTER_POISON: u64 = 0xbadc_0de5_badc_0de5;
 pub struct Fault {
     pub kind: FindingKind,
     pub lane: Option<usize>,
+    /// The instruction to blame, if it is not the one that runs.
+    pub pc: Option<u32>,
     pub message: String,
 }
 
 impl Fault {
     pub fn new(kind: FindingKind, lane: Option<usize>, message: impl Into<String>) -> Self {
-        Fault { kind, lane, message: message.into() }
+        Fault { kind, lane, pc: None, message: message.into() }
     }
 }
 
@@ -155,6 +158,7 @@ pub struct Warp {
     /// Local memory, lane after lane, and which of its bytes were written.
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
+    pub undefined: Undefined,
     pub clock: Clock,
     /// The clock at the last fence: what relaxed writes after it publish.
     pub fence_clock: Option<Clock>,
@@ -257,6 +261,7 @@ impl Warp {
             carry: 0,
             local: vec![0; program.local_bytes as usize * 32],
             local_written: vec![false; program.local_bytes as usize * 32],
+            undefined: Undefined::default(),
             clock: Clock::start(warps, id),
             fence_clock: None,
             pending_acquire: Vec::new(),

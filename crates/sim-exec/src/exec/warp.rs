@@ -8,7 +8,7 @@ use super::state::{Cluster, Cta, Fault, Fragment, Launch, Wait, Warp};
 use crate::counters::Counters;
 use crate::finding::{Finding, FindingKind};
 use crate::lanes::{FULL, Lanes, Mask};
-use crate::program::{BoolOp, Op, Pred, PredSlot, SINK, Slot};
+use crate::program::{BoolOp, Instruction, Op, Pred, PredSlot, SINK, Slot};
 
 /// Backward branches after which another fragment gets a turn.
 const PATIENCE: u32 = 200;
@@ -129,7 +129,13 @@ impl Step<'_, '_> {
             self.warp.instructions += 1;
             self.counters.instructions += 1;
             self.counters.active_lanes += u64::from(active.count_ones());
-            let flow = if active == 0 { Flow::Next } else { self.execute(&instruction.op, active)? };
+            let flow = if !self.warp.undefined.is_empty() {
+                self.execute_tracking(instruction, fragment.mask, active)?
+            } else if active == 0 {
+                Flow::Next
+            } else {
+                self.execute(&instruction.op, active)?
+            };
             self.resumed = false;
             match flow {
                 Flow::Next => fragment.pc += 1,
@@ -189,6 +195,17 @@ impl Step<'_, '_> {
                 return Ok(self.turn_over(end));
             }
         }
+    }
+
+    /// Executes while some registers hold values that nothing has written.
+    #[cold]
+    fn execute_tracking(&mut self, instruction: &Instruction, lanes: Mask, active: Mask) -> Result<Flow, Fault> {
+        let effect = self.undefined_effect(instruction, lanes, active)?;
+        let flow = if active == 0 { Flow::Next } else { self.execute(&instruction.op, active)? };
+        if !matches!(flow, Flow::Wait(_)) {
+            self.warp.undefined.apply(effect);
+        }
+        Ok(flow)
     }
 
     fn turn_over(&self, end: u64) -> Option<Outcome> {
@@ -260,6 +277,9 @@ impl Step<'_, '_> {
         if slot == SINK {
             return;
         }
+        if !self.warp.undefined.is_empty() {
+            self.warp.undefined.define(slot, active);
+        }
         let register = &mut self.warp.registers[slot as usize];
         if active == FULL {
             *register = *values;
@@ -280,6 +300,9 @@ impl Step<'_, '_> {
     #[inline(always)]
     pub fn set_pred(&mut self, slot: PredSlot, active: Mask, values: Mask) {
         if slot != SINK {
+            if !self.warp.undefined.is_empty() {
+                self.warp.undefined.define_pred(slot, active);
+            }
             let pred = &mut self.warp.preds[slot as usize];
             *pred = *pred & !active | values & active;
         }

@@ -281,6 +281,7 @@ impl Lowering<'_> {
                 strength: Strength::Weak,
                 address: Address { base: None, offset: at.into(), wide: true },
                 registers: [slot].into(),
+                used_bytes: Access::ALL_USED,
             };
             self.push(Op::Load(Box::new(access)), guard, call.line, &call.source);
             arguments.push(slot);
@@ -302,6 +303,7 @@ impl Lowering<'_> {
                 strength: Strength::Weak,
                 address: Address { base: None, offset: at.into(), wide: true },
                 registers: [self.builder.constant(1)?].into(),
+                used_bytes: Access::ALL_USED,
             };
             self.push(Op::Store(Box::new(access)), guard, call.line, &call.source);
         }

@@ -101,8 +101,15 @@ fn load_store(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>, load
     if bits > 64 {
         return Err("128-bit registers are not supported".into());
     }
-    let access =
-        Access { space, width: bits / 8, signed: ty.starts_with('s'), strength, address, registers: registers.into() };
+    let access = Access {
+        space,
+        width: bits / 8,
+        signed: ty.starts_with('s'),
+        strength,
+        address,
+        registers: registers.into(),
+        used_bytes: i.used_bytes.unwrap_or(Access::ALL_USED),
+    };
     Ok(if load { Op::Load(Box::new(access)) } else { Op::Store(Box::new(access)) })
 }
 

@@ -31,6 +31,8 @@ pub struct Instruction {
     pub opcode: String,
     pub modifiers: Vec<String>,
     pub operands: Vec<Operand>,
+    /// `.pragma "used_bytes_mask"` before a load: the bytes that the program uses.
+    pub used_bytes: Option<u32>,
     pub line: u32,
     /// Index into [`Module::sources`].
     pub source: Option<(String, u32)>,

@@ -14,7 +14,8 @@ type Source = Option<(String, u32)>;
 /// # Errors
 /// The line, and what was expected and found.
 pub fn read(text: &str) -> Result<Module, Problem> {
-    let mut reader = Reader { tokens: tokens(text)?, at: 0, files: HashMap::new(), source: None, scopes: 0 };
+    let mut reader =
+        Reader { tokens: tokens(text)?, at: 0, files: HashMap::new(), source: None, used_bytes: None, scopes: 0 };
     reader.module()
 }
 
@@ -23,6 +24,8 @@ struct Reader {
     at: usize,
     files: HashMap<u32, String>,
     source: Source,
+    /// From the last `.pragma "used_bytes_mask"`: for the next instruction.
+    used_bytes: Option<u32>,
     /// Scopes opened so far: the suffix of names in nested scopes.
     scopes: u32,
 }
@@ -282,7 +285,8 @@ impl Reader {
             }
             ";" => {}
             ".loc" => self.location()?,
-            ".pragma" | ".callprototype" => self.skip_to(";")?,
+            ".pragma" => self.pragma()?,
+            ".callprototype" => self.skip_to(";")?,
             ".file" => self.file()?,
             ".reg" | ".local" | ".shared" | ".param" | ".const" | ".global" => self.declaration(&first, f, scopes)?,
             ".branchtargets" => self.skip_to(";")?,
@@ -310,6 +314,14 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    fn pragma(&mut self) -> Result<(), Problem> {
+        let text = self.next()?;
+        if let Some(mask) = text.trim_matches('"').strip_prefix("used_bytes_mask") {
+            self.used_bytes = integer(mask.trim()).and_then(|mask| u32::try_from(mask).ok());
+        }
+        self.skip_to(";")
     }
 
     fn location(&mut self) -> Result<(), Problem> {
@@ -384,6 +396,7 @@ impl Reader {
         let opcode = parts.next().unwrap_or("").to_owned();
         let modifiers: Vec<String> = parts.map(str::to_owned).collect();
         let source = self.source.clone();
+        let used_bytes = self.used_bytes.take();
         if opcode == "call" {
             return self.call(line, guard, source, scopes);
         }
@@ -395,7 +408,7 @@ impl Reader {
                 break;
             }
         }
-        Ok(Statement::Instruction(Instruction { guard, opcode, modifiers, operands, line, source }))
+        Ok(Statement::Instruction(Instruction { guard, opcode, modifiers, operands, used_bytes, line, source }))
     }
 
     fn call(
