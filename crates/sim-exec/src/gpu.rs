@@ -161,7 +161,7 @@ pub struct LaunchConfig<'a> {
     pub params: &'a [u8],
     /// Chooses the schedule of warps and CTAs, and perturbations.
     pub seed: u64,
-    /// Value of `%envreg1` (low half) and `%envreg2` (high half): cooperative groups' grid workspace.
+    /// Value of `%envreg1` (high half) and `%envreg2` (low half): cooperative groups' grid workspace.
     pub grid_workspace: u64,
 }
 

@@ -485,6 +485,10 @@ pub enum Op {
     },
 }
 
+/// Bytes of shared memory beyond what a program declares, reserved for the system's software (PTX ISA, special register
+/// `%reserved_smem_offset_cap`).
+pub const RESERVED_SHARED_BYTES: u32 = 1024;
+
 /// How `setp` combines its result with a third predicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoolOp {
@@ -519,6 +523,9 @@ pub enum Special {
     ClusterNCtaRank,
     DynamicSharedBytes,
     TotalSharedBytes,
+    /// `%reserved_smem_offset_*`: where the part of shared memory that programs do not declare begins, plus this many bytes.
+    ReservedSharedOffset(u32),
+    ReservedSharedBytes,
     EnvReg(u8),
 }
 

@@ -1,8 +1,9 @@
 //! The registered cases, one list per family.
 
+mod cooperative_groups;
 mod cub;
 
 use crate::case::Case;
 
 /// In the order of the table.
-pub const FAMILIES: &[&[Case]] = &[cub::CASES];
+pub const FAMILIES: &[&[Case]] = &[cub::CASES, cooperative_groups::CASES];

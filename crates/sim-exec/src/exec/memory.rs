@@ -272,7 +272,9 @@ impl<'l> Step<'_, 'l> {
         };
         let offset = address & ((1 << CLUSTER_RANK_SHIFT) - 1);
         let length = self.ctas.get(cta).map_or(0, |c| u64::from(c.shared_bytes));
-        if offset + bytes > length {
+        let reserved = self.ctas.get(cta).map_or(0..0, |c| c.reserved_shared.clone());
+        let is_reserved = offset >= reserved.start.into() && offset + bytes <= reserved.end.into();
+        if offset + bytes > length && !is_reserved {
             let message = format!("{bytes} bytes at shared offset {offset:#x} of CTA {cta}, which has {length} bytes");
             return Err(Fault::new(FindingKind::OutOfBounds, Some(lane), message));
         }

@@ -1,7 +1,7 @@
 //! Special registers, as 32-bit values.
 
 use super::state::{Cta, Launch, unflatten};
-use crate::program::Special;
+use crate::program::{RESERVED_SHARED_BYTES, Special};
 
 /// The value of a special register in one lane.
 pub fn value(launch: &Launch<'_>, cta: &Cta, rank: usize, warp: usize, lane: usize, special: Special) -> u32 {
@@ -37,8 +37,10 @@ pub fn value(launch: &Launch<'_>, cta: &Cta, rank: usize, warp: usize, lane: usi
         Special::ClusterNCtaRank => config.cluster.iter().product(),
         Special::DynamicSharedBytes => config.dynamic_shared_bytes,
         Special::TotalSharedBytes => cta.shared_bytes,
-        Special::EnvReg(1) => config.grid_workspace as u32,
-        Special::EnvReg(2) => (config.grid_workspace >> 32) as u32,
+        Special::ReservedSharedOffset(offset) => cta.reserved_shared.start + offset,
+        Special::ReservedSharedBytes => RESERVED_SHARED_BYTES,
+        Special::EnvReg(1) => (config.grid_workspace >> 32) as u32,
+        Special::EnvReg(2) => config.grid_workspace as u32,
         Special::EnvReg(_) => 0,
     }
 }

@@ -1,6 +1,7 @@
 //! What exists while a launch runs: the launch itself, clusters, CTAs, warps and their fragments.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +15,7 @@ use crate::finding::FindingKind;
 use crate::gpu::{Gpu, Kernel, LaunchConfig};
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::memory::Allocation;
-use crate::program::Program;
+use crate::program::{Program, RESERVED_SHARED_BYTES, Special};
 use crate::rng::Rng;
 
 /// Named barriers per CTA.
@@ -109,7 +110,10 @@ impl BarrierState {
 pub struct Cta {
     pub index: [u32; 3],
     pub shared: SharedMemory,
+    /// Declared by the program or asked for by the launch.
     pub shared_bytes: u32,
+    /// Shared memory that only `%reserved_smem_offset_*` leads to; empty if the program does not ask for it.
+    pub reserved_shared: Range<u32>,
     pub barriers: Vec<BarrierState>,
     pub live_threads: u32,
     pub mbarriers: HashMap<u32, Mbarrier>,
@@ -198,6 +202,7 @@ impl Cluster {
         let warps = warps_per_cta * per_cluster as usize;
         let checks = launch.gpu.config.checks;
         let shared_bytes = launch.kernel.static_shared_bytes + config.dynamic_shared_bytes;
+        let reserved_shared = reserved_shared(launch.program, shared_bytes);
         let clusters: [u32; 3] = std::array::from_fn(|i| config.grid[i] / config.cluster[i]);
         let origin = unflatten(id, clusters);
         let mut cluster = Cluster {
@@ -212,10 +217,15 @@ impl Cluster {
         };
         for rank in 0..per_cluster {
             let inside = unflatten(rank, config.cluster);
+            let bytes = reserved_shared.end.max(shared_bytes);
+            let mut shared = SharedMemory::new(bytes, checks.uninitialised, checks.races);
+            // Its owner is the system, which gives it a value.
+            shared.finish_copy(reserved_shared.start, &vec![0; reserved_shared.len()]);
             cluster.ctas.push(Cta {
                 index: std::array::from_fn(|i| origin[i] * config.cluster[i] + inside[i]),
-                shared: SharedMemory::new(shared_bytes, checks.uninitialised, checks.races),
+                shared,
                 shared_bytes,
+                reserved_shared: reserved_shared.clone(),
                 barriers: vec![BarrierState::new(warps); BARRIERS],
                 live_threads: threads,
                 mbarriers: HashMap::new(),
@@ -281,6 +291,13 @@ impl Warp {
         self.clock.own[self.id] += 1;
         published
     }
+}
+
+/// Where the reserved shared memory lies: some way behind the program's own, so that an overrun does not land in it.
+fn reserved_shared(program: &Program, shared_bytes: u32) -> Range<u32> {
+    let asks = program.specials.iter().any(|(_, s)| matches!(s, Special::ReservedSharedOffset(_)));
+    let start = shared_bytes.next_multiple_of(RESERVED_SHARED_BYTES) + RESERVED_SHARED_BYTES;
+    if asks { start..start + RESERVED_SHARED_BYTES } else { 0..0 }
 }
 
 /// The coordinates of the `n`-th element of a box.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::source::{Function, Operand, Variable, VariableSpace};
-use crate::program::{Address, Pred, PredSlot, Program, SINK, Slot, Special};
+use crate::program::{Address, Pred, PredSlot, Program, RESERVED_SHARED_BYTES, SINK, Slot, Special};
 
 /// What a name stands for inside a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,6 +270,10 @@ fn parse_special(name: &str) -> Option<Special> {
         "%cluster_nctarank" => Special::ClusterNCtaRank,
         "%dynamic_smem_size" => Special::DynamicSharedBytes,
         "%total_smem_size" => Special::TotalSharedBytes,
+        "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => Special::ReservedSharedOffset(0),
+        "%reserved_smem_offset_1" => Special::ReservedSharedOffset(RESERVED_SHARED_BYTES / 2),
+        "%reserved_smem_offset_end" => Special::ReservedSharedOffset(RESERVED_SHARED_BYTES),
+        "%reserved_smem_offset_cap" => Special::ReservedSharedBytes,
         _ => return None,
     })
 }
