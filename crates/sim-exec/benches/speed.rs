@@ -77,7 +77,7 @@ fn speed(c: &mut Criterion) {
         params.extend_from_slice(&500u32.to_le_bytes());
         // Every warp writes the same values, which is no race.
         let launch = LaunchConfig { grid: [8, 1, 1], block: [128, 1, 1], params: &params, ..LaunchConfig::default() };
-        let mmas = gpu.launch(&kernel, &launch).expect("runs").counters.mma;
+        let mmas = gpu.launch(&kernel, &launch).expect("runs").counters.matrix;
         let mut group = c.benchmark_group("mma m16n8k16 f16");
         group.sample_size(10).throughput(Throughput::Elements(mmas));
         group.bench_function(label, |b| b.iter(|| gpu.launch(&kernel, &launch).expect("runs")));

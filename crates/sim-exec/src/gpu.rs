@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Tallies, Tally};
 use crate::finding::Finding;
 use crate::memory::{DeviceMemory, MemoryError};
 use crate::program::Program;
@@ -186,6 +186,19 @@ pub struct LaunchReport {
     pub counters: Counters,
     /// What the kernel printed.
     pub output: String,
+    pub(crate) tally: Tally,
+}
+
+impl LaunchReport {
+    /// Counters by 1-based line of the PTX text. Bytes of DRAM belong to a launch as a whole, and are 0 here.
+    pub fn by_ptx_line(&self, kernel: &Kernel) -> Tallies<u32> {
+        self.tally.group(&kernel.program, |pc| Some(kernel.program.places[pc].ptx_line))
+    }
+
+    /// Counters by file and 1-based line of the CUDA source, for instructions that have one.
+    pub fn by_source_line(&self, kernel: &Kernel) -> Tallies<(String, u32)> {
+        self.tally.group(&kernel.program, |pc| kernel.program.places[pc].source.clone())
+    }
 }
 
 /// Why a launch did not end well.

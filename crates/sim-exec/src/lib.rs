@@ -13,10 +13,12 @@ mod lower;
 mod matrix;
 pub mod memory;
 mod program;
+pub mod report;
 mod rng;
 pub mod tensor_map;
+mod traffic;
 
-pub use counters::Counters;
+pub use counters::{Counters, grouped};
 pub use finding::{Finding, FindingKind, Place};
 pub use gpu::{
     Arithmetic, Checks, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LaunchReport, LoadError, LoadedModule,

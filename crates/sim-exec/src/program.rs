@@ -1,5 +1,6 @@
 //! A lowered kernel: flat operations over numbered registers, with every name, immediate and special register resolved.
 
+use crate::counters::Class;
 use crate::finding::Place;
 use crate::lanes::approx::ApproxOp;
 use crate::lanes::convert::Conversion;
@@ -535,6 +536,8 @@ pub struct Program {
     pub instructions: Vec<Instruction>,
     /// One per instruction.
     pub places: Vec<Place>,
+    /// One per instruction.
+    pub classes: Vec<Class>,
     pub slots: usize,
     pub preds: usize,
     pub constants: Vec<(Slot, u64)>,

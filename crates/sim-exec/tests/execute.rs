@@ -249,7 +249,7 @@ fn a_tile_goes_through_copies_fragments_and_mma() {
             assert_eq!(f32::from_bits(got[row * 8 + col]), want, "row {row} column {col}");
         }
     }
-    assert_eq!((report.counters.mma, report.counters.mma_multiply_adds), (1, 2048));
+    assert_eq!((report.counters.matrix, report.counters.multiply_adds_f16), (1, 2048));
 }
 
 #[test]

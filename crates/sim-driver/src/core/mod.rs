@@ -73,9 +73,11 @@ impl Driver {
             let pool = pools.insert(Pool::new(ordinal, true));
             Device::new(ordinal, &settings, contexts.reserve(), pool)
         };
-        let devices = (0..settings.device_count).map(device).collect();
+        let devices: Vec<Device> = (0..settings.device_count).map(device).collect();
+        let mut report = Report::new(settings.report.as_deref());
+        devices.iter().for_each(|device| report.device(&device.limits));
         Driver {
-            report: Report::new(settings.report.as_deref()),
+            report,
             settings,
             devices,
             contexts,

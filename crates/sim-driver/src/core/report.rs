@@ -1,9 +1,13 @@
-//! One JSON line for each launch and copy, for whoever counts.
+//! One JSON line for each launch and copy, for whoever counts ([`sim_exec::report`]).
 
 use std::fs::File;
 use std::io::Write;
 
 use sim_exec::Counters;
+use sim_exec::report::{LaunchLine, ReportLine};
+
+use super::device::Limits;
+use super::work::KernelWork;
 
 /// Where the lines go.
 #[derive(Debug)]
@@ -18,28 +22,40 @@ impl Report {
         Report { file }
     }
 
-    pub fn launch(&mut self, kernel: &str, grid: [u32; 3], block: [u32; 3], counters: &Counters) {
+    pub fn device(&mut self, limits: &Limits) {
+        self.line(|| ReportLine::Device {
+            compute_capability: limits.compute_capability,
+            sm_count: limits.sm_count,
+            l2_bytes: limits.l2_bytes as u64,
+        });
+    }
+
+    pub fn launch(&mut self, work: &KernelWork, counters: &Counters) {
         self.line(|| {
-            format!(
-                "{{\"event\":\"launch\",\"kernel\":{kernel:?},\"grid\":{grid:?},\"block\":{block:?},\"counters\":{}}}",
-                counters.to_json()
-            )
+            ReportLine::Launch(Box::new(LaunchLine {
+                kernel: work.kernel.name.clone(),
+                grid: work.grid,
+                block: work.block,
+                cluster: work.cluster,
+                dynamic_shared_bytes: work.dynamic_shared_bytes,
+                counters: *counters,
+            }))
         });
     }
 
     pub fn graph_launch(&mut self, nodes: usize) {
-        self.line(|| format!("{{\"event\":\"graph_launch\",\"nodes\":{nodes}}}"));
+        self.line(|| ReportLine::GraphLaunch { nodes });
     }
 
     /// `direction` is from and to, such as `host_to_device`.
     pub fn copy(&mut self, direction: &str, bytes: u64) {
-        self.line(|| format!("{{\"event\":\"copy\",\"direction\":\"{direction}\",\"bytes\":{bytes}}}"));
+        self.line(|| ReportLine::Copy { direction: direction.to_owned(), bytes });
     }
 
-    fn line(&mut self, make: impl FnOnce() -> String) {
+    fn line(&mut self, make: impl FnOnce() -> ReportLine) {
         if let Some(file) = &mut self.file {
             // A full disk is no reason to fail a launch.
-            let _ = writeln!(file, "{}", make());
+            let _ = serde_json::to_string(&make()).map(|line| writeln!(file, "{line}"));
         }
     }
 }

@@ -11,17 +11,18 @@ use crate::finding::FindingKind;
 use crate::lanes::{Lane, Mask};
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::program::{Atomic, AtomicKind, AtomicType, Space, Strength};
+use crate::traffic::Touch;
 
 impl Step<'_, '_> {
     pub(super) fn atomic(&mut self, atomic: &Atomic, active: Mask) -> Result<Flow, Fault> {
-        self.counters.atomics += 1;
         self.warp.spinning = false;
         let addresses = self.addresses(&atomic.address);
         let width = atomic.ty.width();
         let mut out = vec![[0u64; 32]; atomic.value.len()];
+        let bytes = width * atomic.value.len() as u32;
+        let mut global = 0;
         for lane in each(active) {
             let address = addresses[lane];
-            let bytes = width * atomic.value.len() as u32;
             if !address.is_multiple_of(u64::from(bytes)) {
                 let message = format!("{bytes} bytes at {address:#x}, which is not a multiple of {bytes}");
                 return Err(Fault::new(FindingKind::Misaligned, Some(lane), message));
@@ -31,6 +32,7 @@ impl Step<'_, '_> {
                 Space::Generic if (SHARED_WINDOW..LOCAL_WINDOW).contains(&address) => Some(address - SHARED_WINDOW),
                 _ => None,
             };
+            global |= u32::from(shared.is_none()) << lane;
             for (i, values) in out.iter_mut().enumerate() {
                 let skip = i as u64 * u64::from(width);
                 let value = self.reg(atomic.value[i])[lane];
@@ -41,6 +43,9 @@ impl Step<'_, '_> {
                     None => self.atomic_global(atomic, address + skip, lane, change)?,
                 };
             }
+        }
+        if global != 0 {
+            self.count_global_anywhere(&addresses, global, bytes.into(), Touch::Update)?;
         }
         for (&d, values) in atomic.d.iter().zip(&out) {
             self.set(d, active, values);
@@ -163,7 +168,6 @@ impl Step<'_, '_> {
 
     /// membar and fence.
     pub(super) fn fence(&mut self) -> Result<Flow, Fault> {
-        self.counters.control += 1;
         for (clock, cluster) in std::mem::take(&mut self.warp.pending_acquire) {
             self.warp.clock.join_foreign(self.cluster_id, &clock, cluster);
         }

@@ -24,8 +24,6 @@ impl Step<'_, '_> {
             let message = format!("barrier {id} for {expected:?} threads, not a multiple of 32");
             return Err(Fault::new(FindingKind::BadOperand, Some(lane), message));
         }
-        self.counters.control += 1;
-        self.counters.barriers += 1;
         let votes = match barrier.kind {
             BarrierKind::RedPopc { p, .. } | BarrierKind::RedAnd { p, .. } | BarrierKind::RedOr { p, .. } => {
                 self.pred(p) & active
@@ -76,7 +74,6 @@ impl Step<'_, '_> {
             return Err(Fault::new(FindingKind::BadOperand, Some(lane), message));
         }
         let lanes = each(active).fold(0, |m, lane| m | masks[lane] as u32);
-        self.counters.control += 1;
         let waiting = |f: &Fragment| matches!(f.wait, Some(Wait::WarpSync { lanes: other }) if other & lanes != 0);
         let arrived = self.warp.fragments.iter().filter(|f| waiting(f)).fold(active, |m, f| m | f.mask);
         if self.needed(lanes) & !arrived != 0 {
@@ -91,7 +88,6 @@ impl Step<'_, '_> {
     }
 
     pub(super) fn cluster_arrive(&mut self, active: Mask) -> Result<Flow, Fault> {
-        self.counters.control += 1;
         let clock = self.warp.release();
         let live: u32 = self.ctas.iter().map(|c| c.live_threads).sum();
         self.cluster_barrier.clock.join(&clock);
@@ -107,7 +103,6 @@ impl Step<'_, '_> {
         if self.cluster_barrier.generation == generation {
             return Ok(Flow::Wait(Wait::Cluster { generation }));
         }
-        self.counters.barriers += 1;
         self.warp.clock.join(&self.cluster_barrier.done_clock);
         Ok(Flow::Next)
     }

@@ -7,7 +7,6 @@ use crate::program::{Op, Redux, Shuffle, Vote};
 
 impl Step<'_, '_> {
     pub(super) fn between_lanes(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
-        self.counters.arithmetic += 1;
         let mut out = [0; 32];
         match op {
             Op::Shuffle { mode, d, p, a, b, c, .. } => {

@@ -4,9 +4,10 @@
 use super::state::Fault;
 use super::warp::{Flow, Step, each};
 use crate::finding::FindingKind;
-use crate::lanes::Mask;
+use crate::lanes::{Lanes, Mask};
 use crate::memory::SHARED_WINDOW;
 use crate::program::Op;
+use crate::traffic::Touch;
 
 /// A copy that was issued and not waited for.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +27,9 @@ impl Step<'_, '_> {
     pub(super) fn copy(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
         match op {
             Op::CopyAsync { to, from, bytes, from_bytes, ignore } => {
-                self.counters.async_copies += 1;
                 let (targets, sources) = (self.addresses(to), self.addresses(from));
                 let ignored = ignore.map_or(0, |p| self.pred(p));
+                let mut sizes = [0; 32];
                 for lane in each(active) {
                     let read = match from_bytes {
                         _ if ignored >> lane & 1 != 0 => 0,
@@ -36,7 +37,9 @@ impl Step<'_, '_> {
                         None => *bytes,
                     };
                     self.issue(lane, targets[lane], sources[lane], *bytes, read)?;
+                    sizes[lane] = read;
                 }
+                self.count_copy(&targets, &sources, active, *bytes, &sizes)?;
             }
             Op::CopyCommit => each(active).for_each(|lane| self.warp.copy_groups[lane] += 1),
             Op::CopyWait { pending } => {
@@ -68,6 +71,26 @@ impl Step<'_, '_> {
         self.ctas[cta].shared.await_copy(to, bytes);
         let group = self.warp.copy_groups[lane];
         self.warp.copies.push(PendingCopy { lane, group, cta, to, from: source, bytes, from_bytes });
+        Ok(())
+    }
+
+    /// Counts the global loads, one per size that lanes read, and the shared stores of a copy.
+    fn count_copy(
+        &mut self,
+        targets: &Lanes,
+        sources: &Lanes,
+        active: Mask,
+        bytes: u32,
+        sizes: &[u32; 32],
+    ) -> Result<(), Fault> {
+        self.count_shared_store(targets, active, bytes.into());
+        let mut rest: Mask = each(active).filter(|&lane| sizes[lane] > 0).fold(0, |m, lane| m | 1 << lane);
+        while rest != 0 {
+            let size = sizes[rest.trailing_zeros() as usize];
+            let mask = each(rest).filter(|&lane| sizes[lane] == size).fold(0, |m, lane| m | 1 << lane);
+            self.count_global_anywhere(sources, mask, size.into(), Touch::Read)?;
+            rest &= !mask;
+        }
         Ok(())
     }
 

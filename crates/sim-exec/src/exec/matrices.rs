@@ -2,12 +2,12 @@
 
 use super::state::{Fault, Wait};
 use super::warp::{Flow, Step};
-use crate::counters::bank_replays;
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::matrix::{matrix_fragment, matrix_rows};
 use crate::memory::SHARED_WINDOW;
 use crate::program::{Address, Op, Slot};
+use crate::traffic::Touch;
 
 impl Step<'_, '_> {
     pub(super) fn matrix(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
@@ -27,8 +27,6 @@ impl Step<'_, '_> {
                 self.set(*d, active, &out);
             }
             Op::Mma { shape, d, a, b, c } => {
-                self.counters.mma += 1;
-                self.counters.mma_multiply_adds += 16 * 8 * shape.k as u64;
                 let mut out = [[0; 32]; 4];
                 let out = &mut out[..d.len()];
                 let mut operands = [self.reg(a[0]); 16];
@@ -65,16 +63,9 @@ impl Step<'_, '_> {
         Ok(rows)
     }
 
-    fn count_matrix(&mut self, addresses: &Lanes, count: usize) {
-        self.counters.shared_accesses += 1;
-        for i in 0..count {
-            self.counters.bank_conflict_replays += bank_replays(addresses, 0xff << (8 * i), 16);
-        }
-    }
-
     fn load_matrix(&mut self, transposed: bool, d: &[Slot], address: &Address) -> Result<(), Fault> {
         let addresses = self.addresses(address);
-        self.count_matrix(&addresses, d.len());
+        self.count_matrix(Touch::Read, &addresses, d.len());
         for (i, &slot) in d.iter().enumerate() {
             let mut rows = [[0u16; 8]; 8];
             for (r, (cta, offset)) in self.matrix_rows_at(&addresses, i)?.into_iter().enumerate() {
@@ -91,7 +82,7 @@ impl Step<'_, '_> {
 
     fn store_matrix(&mut self, transposed: bool, values: &[Slot], address: &Address) -> Result<(), Fault> {
         let addresses = self.addresses(address);
-        self.count_matrix(&addresses, values.len());
+        self.count_matrix(Touch::Write, &addresses, values.len());
         for (i, &slot) in values.iter().enumerate() {
             let rows = matrix_rows(self.reg(slot), transposed);
             for (r, (cta, offset)) in self.matrix_rows_at(&addresses, i)?.into_iter().enumerate() {

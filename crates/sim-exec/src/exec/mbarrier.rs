@@ -46,7 +46,6 @@ impl Step<'_, '_> {
         _cluster: bool,
         active: Mask,
     ) -> Result<Flow, Fault> {
-        self.counters.control += 1;
         let addresses = self.addresses(address);
         let mut passed = 0;
         for lane in each(active) {

@@ -7,13 +7,13 @@ use super::warp::{Flow, Step, each};
 use crate::check::clock::{Actor, Conflict};
 use crate::check::global_race::GlobalAccess;
 use crate::check::shared::{self, Trouble};
-use crate::counters::{bank_replays, sectors};
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::memory::{
     AddressHistory, Allocation, CLUSTER_RANK_SHIFT, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
 };
 use crate::program::{Access, Address, Op, SINK, Space, Strength};
+use crate::traffic::Touch;
 
 const UNWRITTEN: &str = "bytes that nothing has written";
 
@@ -158,23 +158,12 @@ impl<'l> Step<'_, 'l> {
         Fault::new(kind, Some(lane), message)
     }
 
-    fn count_global(&mut self, addresses: &Lanes, mask: Mask, bytes: u64) {
-        let consecutive = mask == FULL && (1..32).all(|i| addresses[i] == addresses[0].wrapping_add(i as u64 * bytes));
-        self.counters.global_sectors += if consecutive {
-            ((addresses[31] + bytes - 1) >> 5) - (addresses[0] >> 5) + 1
-        } else {
-            sectors(addresses, mask, bytes)
-        };
-        self.counters.global_sectors_ideal += (u64::from(mask.count_ones()) * bytes).div_ceil(32);
-    }
-
     fn load_global(&mut self, access: &Access, addresses: &Lanes, mask: Mask, out: &mut [Lanes]) -> Result<(), Fault> {
         let bytes = u64::from(access.width) * out.len() as u64;
         let Some(allocation) = self.allocation(addresses, mask, bytes)? else {
             return each(mask).try_for_each(|l| self.load_global(access, addresses, 1 << l, out));
         };
-        self.counters.global_loads += 1;
-        self.count_global(addresses, mask, bytes);
+        self.count_global(allocation, addresses, mask, bytes, Touch::Read);
         let checks = self.launch.gpu.config.checks;
         let base = allocation.base;
         for (r, values) in out.iter_mut().enumerate() {
@@ -229,8 +218,7 @@ impl<'l> Step<'_, 'l> {
         let Some(allocation) = self.allocation(addresses, mask, bytes)? else {
             return each(mask).try_for_each(|l| self.store_global(access, addresses, 1 << l));
         };
-        self.counters.global_stores += 1;
-        self.count_global(addresses, mask, bytes);
+        self.count_global(allocation, addresses, mask, bytes, Touch::Write);
         let races = self.launch.gpu.config.checks.races;
         if !self.warp.undefined.is_empty() {
             for &register in &access.registers {
@@ -281,14 +269,9 @@ impl<'l> Step<'_, 'l> {
         Ok((cta, offset as u32))
     }
 
-    fn count_shared(&mut self, addresses: &Lanes, mask: Mask, bytes: u64) {
-        self.counters.shared_accesses += 1;
-        self.counters.bank_conflict_replays += bank_replays(addresses, mask, bytes);
-    }
-
     fn load_shared(&mut self, access: &Access, addresses: &Lanes, mask: Mask, out: &mut [Lanes]) -> Result<(), Fault> {
         let bytes = access.width * out.len() as u32;
-        self.count_shared(addresses, mask, bytes.into());
+        self.count_shared_load(addresses, mask, bytes.into());
         for lane in each(mask) {
             let (cta, offset) = self.shared_at(addresses[lane], bytes.into(), lane)?;
             let atomic = access.strength > Strength::Weak;
@@ -319,7 +302,7 @@ impl<'l> Step<'_, 'l> {
 
     fn store_shared(&mut self, access: &Access, addresses: &Lanes, mask: Mask) -> Result<(), Fault> {
         let bytes = access.width * access.registers.len() as u32;
-        self.count_shared(addresses, mask, bytes.into());
+        self.count_shared_store(addresses, mask, bytes.into());
         for lane in each(mask) {
             let (cta, offset) = self.shared_at(addresses[lane], bytes.into(), lane)?;
             if access.strength > Strength::Weak {
@@ -463,7 +446,7 @@ impl<'l> Step<'_, 'l> {
     }
 
     fn load_local(&mut self, access: &Access, addresses: &Lanes, mask: Mask, out: &mut [Lanes]) -> Result<(), Fault> {
-        self.counters.local_accesses += 1;
+        self.tally.at(self.pc).local_loads += u64::from(self.is_counted_local());
         for lane in each(mask) {
             let bytes = access.width * out.len() as u32;
             let start = self.local_at(addresses[lane], bytes, lane)?;
@@ -487,7 +470,7 @@ impl<'l> Step<'_, 'l> {
     }
 
     fn store_local(&mut self, access: &Access, addresses: &Lanes, mask: Mask) -> Result<(), Fault> {
-        self.counters.local_accesses += 1;
+        self.tally.at(self.pc).local_stores += u64::from(self.is_counted_local());
         for lane in each(mask) {
             for (r, &register) in access.registers.iter().enumerate() {
                 let at = self.local_at(addresses[lane] + r as u64 * u64::from(access.width), access.width, lane)?;
@@ -510,6 +493,7 @@ impl<'l> Step<'_, 'l> {
     }
 
     fn load_param(&mut self, access: &Access, addresses: &Lanes, mask: Mask, out: &mut [Lanes]) -> Result<(), Fault> {
+        self.tally.at(self.pc).param_loads += 1;
         let params = self.launch.config.params;
         for lane in each(mask) {
             for (r, values) in out.iter_mut().enumerate() {

@@ -5,6 +5,7 @@ mod atomics;
 mod barriers;
 mod between_lanes;
 mod copies;
+mod counting;
 mod host_calls;
 mod matrices;
 mod mbarrier;
@@ -18,10 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::check::global_race::LAUNCHES;
-use crate::counters::Counters;
+use crate::counters::Tally;
 use crate::finding::{Finding, FindingKind, Place};
 use crate::gpu::{Gpu, Kernel, LaunchConfig, LaunchError, LaunchReport};
 use crate::rng::Rng;
+use crate::traffic::Traffic;
 use state::{Cluster, Fault, Launch, Wait};
 use warp::Outcome;
 
@@ -43,6 +45,7 @@ pub fn launch(gpu: &Gpu, kernel: &Kernel, config: &LaunchConfig<'_>) -> Result<L
         program: &kernel.program,
         config,
         memory: &memory,
+        traffic: Traffic::new(memory.len()),
         number,
         sync: (0..64).map(|_| Mutex::default()).collect(),
         sync_used: AtomicBool::new(false),
@@ -54,9 +57,11 @@ pub fn launch(gpu: &Gpu, kernel: &Kernel, config: &LaunchConfig<'_>) -> Result<L
     if number == 0 {
         launch.memory.iter().for_each(|a| a.races.clear());
     }
-    let counters = run_clusters(&launch)?;
+    let tally = run_clusters(&launch)?;
+    let mut counters = tally.total(&kernel.program);
+    launch.traffic.add_to(&mut counters);
     let output = launch.output.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(LaunchReport { counters, output })
+    Ok(LaunchReport { counters, output, tally })
 }
 
 fn validate(gpu: &Gpu, kernel: &Kernel, config: &LaunchConfig<'_>) -> Result<(), LaunchError> {
@@ -89,7 +94,7 @@ fn validate(gpu: &Gpu, kernel: &Kernel, config: &LaunchConfig<'_>) -> Result<(),
     Ok(())
 }
 
-fn run_clusters(launch: &Launch<'_>) -> Result<Counters, LaunchError> {
+fn run_clusters(launch: &Launch<'_>) -> Result<Tally, LaunchError> {
     let per_cluster: u32 = launch.config.cluster.iter().product();
     let clusters = launch.config.grid.iter().product::<u32>() / per_cluster;
     let workers = launch.gpu.config.workers.clamp(1, clusters as usize) as u32;
@@ -105,7 +110,7 @@ fn run_clusters(launch: &Launch<'_>) -> Result<Counters, LaunchError> {
         }
         result
     };
-    let results: Vec<Result<Counters, Finding>> = if workers == 1 {
+    let results: Vec<Result<Tally, Finding>> = if workers == 1 {
         vec![work(0)]
     } else {
         std::thread::scope(|scope| {
@@ -113,51 +118,52 @@ fn run_clusters(launch: &Launch<'_>) -> Result<Counters, LaunchError> {
             handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
     };
-    let mut total = Counters::default();
+    let mut results = results.into_iter().map(|r| r.map_err(|finding| LaunchError::Finding(Box::new(finding))));
+    let mut total = results.next().expect("there is at least one worker")?;
     for result in results {
-        total += result.map_err(|f| LaunchError::Finding(Box::new(f)))?;
+        total.merge(&result?);
     }
     Ok(total)
 }
 
 /// CTAs start in the order of their index, as hardware does and look-back algorithms rely on.
-fn run_in_order(launch: &Launch<'_>, next: &AtomicU32, clusters: u32) -> Result<Counters, Finding> {
-    let mut counters = Counters::default();
+fn run_in_order(launch: &Launch<'_>, next: &AtomicU32, clusters: u32) -> Result<Tally, Finding> {
+    let mut tally = Tally::new(launch.program.instructions.len());
     loop {
         let id = next.fetch_add(1, Relaxed);
         if id >= clusters || launch.stop.load(Relaxed) {
-            return Ok(counters);
+            return Ok(tally);
         }
         let mut cluster = Cluster::new(launch, id);
         while !cluster.is_done() && !launch.stop.load(Relaxed) {
-            run_round(launch, &mut cluster, TURN)?;
+            run_round(launch, &mut cluster, &mut tally, TURN)?;
         }
-        counters += cluster.counters;
+        tally.ctas += cluster.ctas.len() as u64;
     }
 }
 
 /// All clusters of this worker are resident and take turns.
-fn run_resident(launch: &Launch<'_>, ids: impl Iterator<Item = u32>) -> Result<Counters, Finding> {
+fn run_resident(launch: &Launch<'_>, ids: impl Iterator<Item = u32>) -> Result<Tally, Finding> {
     let mut clusters: Vec<Cluster> = ids.map(|id| Cluster::new(launch, id)).collect();
-    let mut counters = Counters::default();
+    let mut tally = Tally::new(launch.program.instructions.len());
     let mut rng = Rng::new(launch.config.seed);
     while !clusters.is_empty() && !launch.stop.load(Relaxed) {
         let turn = 1 + rng.below(TURN);
         for cluster in &mut clusters {
-            run_round(launch, cluster, turn)?;
+            run_round(launch, cluster, &mut tally, turn)?;
         }
         clusters.retain(|cluster| {
             if cluster.is_done() {
-                counters += cluster.counters;
+                tally.ctas += cluster.ctas.len() as u64;
             }
             !cluster.is_done()
         });
     }
-    Ok(counters)
+    Ok(tally)
 }
 
 /// Gives every warp one turn, in an order and of lengths that the seed chooses.
-fn run_round(launch: &Launch<'_>, cluster: &mut Cluster, turn: u64) -> Result<(), Finding> {
+fn run_round(launch: &Launch<'_>, cluster: &mut Cluster, tally: &mut Tally, turn: u64) -> Result<(), Finding> {
     let count = cluster.warps.len();
     let first = cluster.rng.below(count as u64) as usize;
     let mut moved = false;
@@ -169,13 +175,13 @@ fn run_round(launch: &Launch<'_>, cluster: &mut Cluster, turn: u64) -> Result<()
         // Mostly short turns, some long: races and missing waits show at both scales.
         let scale = cluster.rng.below(u64::from(turn.ilog2()) + 1);
         let budget = 1 + cluster.rng.below(2 << scale);
-        let before = cluster.counters.instructions;
-        let outcome = warp::run(launch, cluster, at, budget)?;
-        launch.instructions.fetch_add(cluster.counters.instructions - before, Relaxed);
+        let before = cluster.warps[at].instructions;
+        let outcome = warp::run(launch, cluster, tally, at, budget)?;
         let warp = &cluster.warps[at];
+        launch.instructions.fetch_add(warp.instructions - before, Relaxed);
         // A warp between two failed waits of one loop has not moved, whatever ended its turn.
         moved |= !warp.spinning && outcome != Outcome::Blocked;
-        if outcome == Outcome::Blocked && cluster.counters.instructions != before {
+        if outcome == Outcome::Blocked && warp.instructions != before {
             moved = true;
         }
     }

@@ -10,13 +10,13 @@ use super::mbarrier::Mbarrier;
 use super::undefined::Undefined;
 use crate::check::clock::Clock;
 use crate::check::shared::SharedMemory;
-use crate::counters::Counters;
 use crate::finding::FindingKind;
 use crate::gpu::{Gpu, Kernel, LaunchConfig};
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::memory::Allocation;
 use crate::program::{Program, RESERVED_SHARED_BYTES, Special};
 use crate::rng::Rng;
+use crate::traffic::Traffic;
 
 /// Named barriers per CTA.
 pub const BARRIERS: usize = 16;
@@ -49,6 +49,8 @@ pub struct Launch<'a> {
     pub program: &'a Program,
     pub config: &'a LaunchConfig<'a>,
     pub memory: &'a [Arc<Allocation>],
+    /// What was touched, in the order of `memory`.
+    pub traffic: Traffic,
     pub number: u64,
     pub sync: Vec<SyncTable>,
     /// Whether anything was ever published: spares lock traffic in kernels that never release.
@@ -186,7 +188,6 @@ pub struct Cluster {
     pub ctas: Vec<Cta>,
     pub warps: Vec<Warp>,
     pub barrier: BarrierState,
-    pub counters: Counters,
     pub rng: Rng,
     pub stalled_rounds: u32,
     pub seen_progress: u64,
@@ -210,7 +211,6 @@ impl Cluster {
             ctas: Vec::new(),
             warps: Vec::new(),
             barrier: BarrierState::new(warps),
-            counters: Counters::default(),
             rng: Rng::new(config.seed ^ u64::from(id) << 20),
             stalled_rounds: 0,
             seen_progress: 0,
@@ -236,7 +236,6 @@ impl Cluster {
                 cluster.warps.push(warp);
             }
         }
-        cluster.counters.ctas = per_cluster.into();
         cluster
     }
 

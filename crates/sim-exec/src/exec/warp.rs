@@ -5,7 +5,7 @@
 
 use super::locate;
 use super::state::{Cluster, Cta, Fault, Fragment, Launch, Wait, Warp};
-use crate::counters::Counters;
+use crate::counters::Tally;
 use crate::finding::{Finding, FindingKind};
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::program::{BoolOp, Instruction, Op, Pred, PredSlot, SINK, Slot};
@@ -45,21 +45,27 @@ pub struct Step<'a, 'l> {
     pub ctas: &'a mut [Cta],
     pub cluster_barrier: &'a mut super::state::BarrierState,
     pub warp: &'a mut Warp,
-    pub counters: &'a mut Counters,
+    pub tally: &'a mut Tally,
     /// The fragment was at a barrier that has now completed.
     pub resumed: bool,
     pub pc: u32,
 }
 
 /// Runs warp `at` of a cluster for at most `budget` instructions.
-pub fn run(launch: &Launch<'_>, cluster: &mut Cluster, at: usize, budget: u64) -> Result<Outcome, Finding> {
+pub fn run(
+    launch: &Launch<'_>,
+    cluster: &mut Cluster,
+    tally: &mut Tally,
+    at: usize,
+    budget: u64,
+) -> Result<Outcome, Finding> {
     let mut step = Step {
         launch,
         cluster_id: cluster.id,
         ctas: &mut cluster.ctas,
         cluster_barrier: &mut cluster.barrier,
         warp: &mut cluster.warps[at],
-        counters: &mut cluster.counters,
+        tally,
         resumed: false,
         pc: 0,
     };
@@ -127,8 +133,7 @@ impl Step<'_, '_> {
                 None => fragment.mask,
             };
             self.warp.instructions += 1;
-            self.counters.instructions += 1;
-            self.counters.active_lanes += u64::from(active.count_ones());
+            self.tally.issue(fragment.pc, active);
             let flow = if !self.warp.undefined.is_empty() {
                 self.execute_tracking(instruction, fragment.mask, active)?
             } else if active == 0 {
@@ -145,7 +150,7 @@ impl Step<'_, '_> {
                     }
                     let rest = fragment.mask & !active;
                     if rest != 0 {
-                        self.counters.divergent_branches += 1;
+                        self.tally.at(self.pc).divergent_branches += 1;
                         self.park(Fragment { pc: fragment.pc + 1, mask: rest, wait: None });
                         self.park(Fragment { pc: target, mask: active, wait: None });
                         return Ok(self.turn_over(end));
@@ -178,6 +183,10 @@ impl Step<'_, '_> {
                     fragment.pc += 1;
                 }
                 Flow::Wait(wait) => {
+                    // The last to arrive at a warp barrier takes the others with it: they are not issued again.
+                    if !matches!(wait, Wait::WarpSync { .. }) {
+                        self.tally.withdraw(fragment.pc, active);
+                    }
                     if fragment.mask & !active != 0 {
                         self.park(Fragment { pc: fragment.pc + 1, mask: fragment.mask & !active, wait: None });
                     }
@@ -320,18 +329,13 @@ impl Step<'_, '_> {
     fn execute(&mut self, op: &Op, active: Mask) -> Result<Flow, Fault> {
         match op {
             Op::Lanes { f, d, a, b, c } => {
-                self.counters.arithmetic += 1;
                 let mut out = [0; 32];
                 f(&mut out, self.reg(*a), self.reg(*b), self.reg(*c));
                 self.set(*d, active, &out);
                 Ok(Flow::Next)
             }
-            Op::Branch { target } => {
-                self.counters.control += 1;
-                Ok(Flow::Branch(*target))
-            }
+            Op::Branch { target } => Ok(Flow::Branch(*target)),
             Op::Compare { f, p, q, a, b, combine } => {
-                self.counters.arithmetic += 1;
                 let mask = f(self.reg(*a), self.reg(*b));
                 let (yes, no) = (self.combine(mask, *combine), self.combine(!mask, *combine));
                 self.set_pred(*p, active, yes);
@@ -376,7 +380,6 @@ impl Step<'_, '_> {
             Op::Printf { format, arguments, d } => self.printf(*format, *arguments, *d, active),
             Op::Assert { message, file, line } => self.assert_fail(*message, *file, *line, active),
             _ => {
-                self.counters.arithmetic += 1;
                 self.arithmetic(op, active);
                 Ok(Flow::Next)
             }

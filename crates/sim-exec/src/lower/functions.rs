@@ -7,6 +7,7 @@ use super::control;
 use super::modifiers::Modifiers;
 use super::operands::{Binding, Builder, Scope};
 use super::source::{Call, Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use crate::counters::Class;
 use crate::finding::Place;
 use crate::gpu::{Gpu, Kernel, LoadError, LoadedModule, ParamSlot};
 use crate::program::{self, Access, Address, Op, Pred, Space, Strength};
@@ -47,7 +48,13 @@ pub fn load(gpu: &Gpu, module: &Module, file: &str) -> Result<LoadedModule, Load
 }
 
 fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, Binding>) -> Result<Kernel, Problem> {
-    let mut lowering = Lowering { module, builder: Builder::new(globals), stack: Vec::new(), returns: Vec::new() };
+    let mut lowering = Lowering {
+        module,
+        builder: Builder::new(globals),
+        class: Class::Control,
+        stack: Vec::new(),
+        returns: Vec::new(),
+    };
     let at_start = |message| (0, message);
     let mut params = Vec::new();
     let mut end = 0u64;
@@ -63,6 +70,7 @@ fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, 
     }
     lowering.body(function)?;
     let line = function.body.iter().rev().find_map(line_of).unwrap_or(0);
+    lowering.class = Class::Control;
     lowering.push(Op::Exit, None, line, &None);
     let dynamic = lowering.place_dynamic_shared(function).map_err(at_start)?;
     let mut program = lowering.builder.program;
@@ -93,6 +101,8 @@ fn line_of(statement: &Statement) -> Option<u32> {
 pub struct Lowering<'m> {
     module: &'m Module,
     pub builder: Builder<'m>,
+    /// Of the operations that are pushed next.
+    class: Class,
     /// Functions being inlined, outermost first.
     stack: Vec<String>,
     /// Per function being inlined: its returns, to be patched to its end.
@@ -103,6 +113,7 @@ impl Lowering<'_> {
     /// Appends an operation.
     pub fn push(&mut self, op: Op, guard: Option<Pred>, line: u32, source: &Option<(String, u32)>) {
         self.builder.program.instructions.push(program::Instruction { op, guard });
+        self.builder.program.classes.push(self.class);
         self.builder.program.places.push(Place { ptx_line: line, source: source.clone() });
     }
 
@@ -157,6 +168,7 @@ impl Lowering<'_> {
         branches: &mut Vec<(usize, Vec<String>, u32)>,
     ) -> Result<(), String> {
         let guard = self.guard(&i.guard)?;
+        self.class = Class::of(&i.opcode, &i.modifiers);
         let here = self.builder.program.instructions.len();
         let op = match i.opcode.as_str() {
             "bra" => {
@@ -185,6 +197,9 @@ impl Lowering<'_> {
                 op
             }
         };
+        if is_call_parameter(&op, &i.modifiers) {
+            self.class = Class::Move;
+        }
         self.push(op, guard, i.line, &i.source);
         Ok(())
     }
@@ -196,6 +211,7 @@ impl Lowering<'_> {
     fn call(&mut self, call: &Call) -> Result<(), Problem> {
         let fail = |message: String| (call.line, message);
         let guard = self.guard(&call.guard).map_err(fail)?;
+        self.class = Class::Control;
         match call.function.as_str() {
             "vprintf" => return self.call_host(call, guard, 2).map_err(fail),
             "__assertfail" => return self.call_host(call, guard, 3).map_err(fail),
@@ -253,6 +269,7 @@ impl Lowering<'_> {
         inwards: bool,
         call: &Call,
     ) -> Result<(), String> {
+        self.class = Class::Move;
         for (formal, actual) in copies {
             let inner = self.builder.scope.clone();
             let callee = self.builder.source(&Operand::Name(formal.name.clone()), &formal.ty)?;
@@ -347,6 +364,12 @@ impl Lowering<'_> {
         self.stack.pop();
         Ok(base)
     }
+}
+
+/// Whether an operation accesses a parameter of a call, which lives in local memory here and in registers in machine code.
+fn is_call_parameter(op: &Op, modifiers: &[String]) -> bool {
+    let local = matches!(op, Op::Load(a) | Op::Store(a) if a.space == Space::Local);
+    local && !modifiers.iter().any(|m| m == "local")
 }
 
 fn spelled(i: &Instruction) -> String {

@@ -1,0 +1,33 @@
+//! What is written down about a program's use of a device: one JSON object per line, each with its event's name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::counters::Counters;
+
+/// One line of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ReportLine {
+    /// The first line: what the launches ran on.
+    Device { compute_capability: (u32, u32), sm_count: u32, l2_bytes: u64 },
+    /// A launch that ended well.
+    Launch(Box<LaunchLine>),
+    /// A launch of a graph, before the launches of its nodes.
+    GraphLaunch { nodes: usize },
+    /// A copy; `direction` is from and to, such as `host_to_device`.
+    Copy { direction: String, bytes: u64 },
+}
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchLine {
+    pub kernel: String,
+    /// CTAs.
+    pub grid: [u32; 3],
+    /// Threads.
+    pub block: [u32; 3],
+    /// CTAs per cluster.
+    pub cluster: [u32; 3],
+    pub dynamic_shared_bytes: u32,
+    pub counters: Counters,
+}

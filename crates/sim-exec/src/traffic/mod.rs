@@ -1,0 +1,95 @@
+//! Bytes from and to DRAM, under a model of the L2 that gives the same numbers for every schedule.
+//!
+//! The L2 is empty when a launch begins, holds everything that the launch touches, and is written back when it ends. So each
+//! 32-byte sector comes from DRAM once if any of its words is read before the launch wrote it, and goes to DRAM once if any of
+//! its words is written; partial writes need no read, as the L2 keeps a mask of bytes. The order that matters is only that of
+//! accesses to one word, which a kernel without races fixes.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::counters::Counters;
+use crate::memory::Allocation;
+
+/// Bytes of an L2 line: one shadow entry.
+const LINE_BYTES: u64 = 128;
+const SECTOR_BYTES: u64 = 32;
+const LINES_PER_PAGE: usize = 512;
+
+/// How an access uses memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    Read,
+    Write,
+    /// An atomic: reads, then writes.
+    Update,
+}
+
+/// Per line: in the low half, words read before the launch wrote them; in the high half, words written.
+type Page = Box<[AtomicU64; LINES_PER_PAGE]>;
+type Pages = Box<[OnceLock<Page>]>;
+
+/// What a launch touched, allocation by allocation; pages appear when they are first touched.
+#[derive(Debug)]
+pub struct Traffic {
+    allocations: Box<[OnceLock<Pages>]>,
+}
+
+impl Traffic {
+    /// Nothing touched yet, of so many allocations.
+    pub fn new(allocations: usize) -> Self {
+        Traffic { allocations: (0..allocations).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Records an access to `bytes` at `offset` of the allocation with number `at`.
+    #[inline]
+    pub fn touch(&self, at: usize, allocation: &Allocation, offset: u64, bytes: u64, touch: Touch) {
+        let pages = self.allocations[at].get_or_init(|| {
+            let lines = allocation.bytes.div_ceil(LINE_BYTES) as usize;
+            (0..lines.div_ceil(LINES_PER_PAGE)).map(|_| OnceLock::new()).collect()
+        });
+        let end = offset + bytes;
+        let mut from = offset;
+        while from < end {
+            let line = from / LINE_BYTES;
+            let to = end.min((line + 1) * LINE_BYTES);
+            let (first, last) = (from % LINE_BYTES / 4, (to - 1) % LINE_BYTES / 4);
+            let words = (1u64 << (last + 1)) - (1 << first);
+            let page = pages[line as usize / LINES_PER_PAGE].get_or_init(new_page);
+            touch_line(&page[line as usize % LINES_PER_PAGE], words, touch);
+            from = to;
+        }
+    }
+
+    /// Adds footprint and DRAM bytes to a launch's counters.
+    pub fn add_to(&self, counters: &mut Counters) {
+        let pages = self.allocations.iter().filter_map(OnceLock::get).flat_map(|pages| pages.iter());
+        for line in pages.filter_map(OnceLock::get).flat_map(|page| page.iter()) {
+            let line = line.load(Relaxed);
+            let (read, written) = (line as u32, (line >> 32) as u32);
+            counters.dram_read_bytes += SECTOR_BYTES * sectors(read);
+            counters.dram_write_bytes += SECTOR_BYTES * sectors(written);
+            counters.footprint_bytes += SECTOR_BYTES * sectors(read | written);
+        }
+    }
+}
+
+fn new_page() -> Page {
+    Box::new([const { AtomicU64::new(0) }; LINES_PER_PAGE])
+}
+
+#[inline]
+fn touch_line(line: &AtomicU64, words: u64, touch: Touch) {
+    let old = line.load(Relaxed);
+    let read = if touch == Touch::Write { 0 } else { words & !(old >> 32) };
+    let written = if touch == Touch::Read { 0 } else { words << 32 };
+    let new = read | written;
+    if new & !old != 0 {
+        line.fetch_or(new, Relaxed);
+    }
+}
+
+/// Sectors of a line with any of their eight words in the mask.
+fn sectors(words: u32) -> u64 {
+    words.to_le_bytes().iter().filter(|sector| **sector != 0).count() as u64
+}
