@@ -15,6 +15,12 @@ pub enum DeviceError {
     /// The device cannot run this program.
     #[error("{subject}: expected {expected}, found {found}")]
     Unsupported { subject: String, expected: String, found: String },
+    /// There is no GPU to use.
+    #[error("no GPU: {reason}")]
+    NoGpu { reason: String },
+    /// The CUDA driver failed.
+    #[error("CUDA: {operation}: {message} ({name})")]
+    Cuda { operation: &'static str, name: String, message: String },
     /// A checkpoint that the last step did not produce.
     #[error("checkpoint {0} is not available")]
     NoCheckpoint(String),

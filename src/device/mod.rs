@@ -2,6 +2,8 @@
 
 mod batch;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 pub mod quant;
 pub mod reference;

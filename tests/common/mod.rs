@@ -41,6 +41,14 @@ pub fn reference(mode: Mode) -> Tested {
     })
 }
 
+/// The CUDA device, on the GPU that the process sees.
+#[cfg(feature = "cuda")]
+pub fn cuda() -> Tested {
+    Tested::new("cuda", |program, weights, limits| {
+        Ok(Box::new(kiln::device::cuda::CudaDevice::prepare(program, weights, limits, 0)?))
+    })
+}
+
 /// The CPU device on every instruction set of this machine.
 pub fn cpus() -> Vec<Tested> {
     let cpu = |path: IsaPath| {
@@ -53,6 +61,10 @@ pub fn cpus() -> Vec<Tested> {
 
 /// Every device that is not the oracle. A new device joins all suites here.
 pub fn devices() -> Vec<Tested> {
+    #[cfg(feature = "cuda")]
+    if std::env::var_os("KILN_TEST_CUDA").is_some() {
+        return vec![cuda()];
+    }
     cpus()
 }
 

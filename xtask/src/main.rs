@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, tests, lints, golden files and comparisons. Everything a contributor runs besides `kiln`.
 
+mod bindings;
 mod compare;
 mod cuda_tools;
 mod error;
@@ -53,6 +54,14 @@ enum Task {
     },
     /// Measure kiln against llama.cpp on this machine's CPU: runs interleaved, same file, same threads.
     CompareCpu(compare::CompareArgs),
+    /// Make src/device/cuda/abi.rs from cuda/abi.h again.
+    Bindings {
+        /// Only check that it is up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    #[command(hide = true)]
+    PrintBindings,
     /// Record golden files again by running the scripts in xtask/goldens.
     Goldens(goldens::GoldensArgs),
 }
@@ -75,6 +84,8 @@ fn run(args: Args) -> Result<(), Error> {
         Task::Test { cargo_args } => test(&repo, &cargo_args),
         Task::Lint { rules_only } => lint::run(&repo, rules_only),
         Task::CompareCpu(args) => compare::run(&repo, &args),
+        Task::Bindings { check } => bindings::run(&repo, check),
+        Task::PrintBindings => bindings::print(&repo),
         Task::Goldens(args) => goldens::run(&repo, &args),
     }
 }
@@ -88,6 +99,7 @@ fn setup(repo: &Repo) -> Result<(), Error> {
 
 fn demo(repo: &Repo, prompt: &str, device: Option<&str>) -> Result<(), Error> {
     let model = model::ensure_default_model(repo)?;
+    cuda_tools::ensure(repo)?;
     let kiln = process::build_kiln(repo)?;
     let mut command = Command::new(kiln);
     command.current_dir(repo.root()).arg("run").arg("-m").arg(PathBuf::from(repo.relative(&model)));

@@ -15,6 +15,8 @@ pub fn run(repo: &Repo, rules_only: bool) -> Result<(), Error> {
         return Ok(());
     }
     process::run(process::cargo(repo).args(["fmt", "--all", "--check"]))?;
+    // Clippy builds kernels.
+    crate::cuda_tools::ensure(repo)?;
     process::run(process::cargo(repo).args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut doc = process::cargo(repo);
     process::run(doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))

@@ -1,0 +1,268 @@
+/* What kernels and host agree on: constants, and one parameter struct per kernel. Plain C; includes nothing.
+ *
+ * src/device/cuda/abi.rs is made from this file by `cargo xtask bindings` and checked for staleness by a test. Pointers are
+ * device addresses. "Row" is a row of the step's batch unless a matrix is named. */
+#ifndef KILN_ABI_H
+#define KILN_ABI_H
+
+typedef unsigned char kiln_u8;
+typedef signed char kiln_i8;
+typedef unsigned short kiln_u16;
+typedef unsigned int kiln_u32;
+typedef unsigned long long kiln_u64;
+
+/* A device address: typed for kernels, a number for the host. */
+#ifdef __CUDACC__
+#define KILN_DEVICE(type) type *
+#else
+#define KILN_DEVICE(type) kiln_u64
+#endif
+
+enum {
+    /* Weights and activations meet in blocks of 32. */
+    KILN_BLOCK = 32,
+    /* Rows of a repacked weight tile: one per lane. */
+    KILN_TILE_ROWS = 32,
+    /* A row's blocks are summed in at most this many segments (src/device/quant.rs, segment_blocks). */
+    KILN_SEGMENTS_MAX = 16,
+    KILN_SEGMENT_BLOCKS_MIN = 4,
+    /* Rows that one CTA of the matrix-vector kernel takes together, at most. */
+    KILN_SMALL_ROWS_MAX = 8,
+    /* Attention: keys per segment, and (token, head) pairs of one CTA: the rows of an mma tile. */
+    KILN_ATTEND_SEGMENT = 256,
+    KILN_ATTEND_PAIRS = 16,
+    KILN_NORM_THREADS = 256,
+    KILN_ATTEND_THREADS = 128,
+    KILN_MATRICES_MAX = 3,
+    KILN_HEAD_DIM_MAX = 256,
+};
+
+/* How 32 weights of a row become integers, a scale and a minimum (src/weights/blocks.rs). */
+enum {
+    KILN_Q4_0 = 0,
+    KILN_Q4_1 = 1,
+    KILN_Q5_0 = 2,
+    KILN_Q5_1 = 3,
+    KILN_Q8_0 = 4,
+    KILN_Q4_K = 5,
+    KILN_Q5_K = 6,
+    KILN_Q6_K = 7,
+    KILN_F16 = 8,
+    KILN_BF16 = 9,
+    KILN_F32 = 10,
+};
+
+/* A weight matrix, repacked into tiles of 32 rows. Planes, each [tile][block][...][lane = row of the tile]:
+ *   quants  16-byte words: 1 for 4- to 6-bit formats (word i of the 16 bytes holds weights 4i.. in its low nibbles and
+ *           16 + 4i.. in its high ones), 2 for Q8_0, 4 for 16-bit and 8 for 32-bit floats
+ *   highs   the fifth bits (4 bytes: bit j of weight j) or the fifth and sixth (8 bytes: 2 bits per weight)
+ *   scales  per block: half, or half2 {scale, minimum}, or u8x2 {scale, minimum} of K formats, or i8x2 of Q6_K
+ *   supers  per 8 blocks, K formats only: half2 {d, dmin}, or half of Q6_K
+ * Rows beyond the matrix and blocks beyond its columns are zeros. */
+struct KilnMatrix {
+    KILN_DEVICE(const void) quants;
+    KILN_DEVICE(const void) highs;
+    KILN_DEVICE(const void) scales;
+    KILN_DEVICE(const void) supers;
+    kiln_u32 rows;
+    /* Blocks of 32 columns, rounded up. */
+    kiln_u32 blocks;
+    kiln_u32 format;
+    kiln_u32 tiles;
+};
+
+/* What belongs to a block of 32 int8 activations besides the integers. */
+struct KilnActivationScale {
+    float scale;
+    /* scale * (sum of the integers): what a minimum is multiplied by. */
+    float scaled_sum;
+    /* Sums of integers 0..16 and 16..32. */
+    int sum_low;
+    int sum_high;
+};
+
+/* Input rows of a linear: as f32, and as int8 blocks. */
+struct KilnActivations {
+    /* [row][32 * blocks] */
+    KILN_DEVICE(float) values;
+    /* [row][block][32] */
+    KILN_DEVICE(kiln_i8) quants;
+    /* [row][block] */
+    KILN_DEVICE(struct KilnActivationScale) scales;
+    kiln_u32 blocks;
+    kiln_u32 pad;
+};
+
+/* A row of the step. */
+struct KilnRow {
+    /* A token id, or KILN_LAST_SAMPLED + slot. */
+    kiln_u32 token;
+    kiln_u32 position;
+    /* Which block table. */
+    kiln_u32 seq;
+    kiln_u32 pad;
+};
+
+#define KILN_LAST_SAMPLED 0x80000000u
+
+/* What changes from step to step, uploaded with one copy. */
+struct KilnStep {
+    kiln_u32 num_rows;
+    kiln_u32 num_logit_rows;
+    kiln_u32 num_attend_items;
+    kiln_u32 num_sample_rows;
+};
+
+/* Up to 16 (token, head of the group) pairs of one sequence over some segments of its keys; every KV head does each item. */
+struct KilnAttendItem {
+    /* The batch row of pair 0 is row_start + pair_start / group. */
+    kiln_u32 row_start;
+    kiln_u32 pair_start;
+    kiln_u32 pairs;
+    kiln_u32 seq;
+    kiln_u32 segment_start;
+    kiln_u32 segment_count;
+    /* Of all items of the same pairs; 1 if this item is alone. */
+    kiln_u32 parts;
+    /* Index of this part among all partial states, and of part 0. */
+    kiln_u32 part;
+    kiln_u32 part_start;
+    /* Counts the parts that are done. */
+    kiln_u32 counter;
+};
+
+/* residual[row] = dequantise(table[token]) * scale */
+struct KilnEmbedParams {
+    struct KilnMatrix table;
+    KILN_DEVICE(const struct KilnStep) step;
+    KILN_DEVICE(const struct KilnRow) rows;
+    /* [slot] */
+    KILN_DEVICE(const kiln_u32) last_sampled;
+    KILN_DEVICE(float) residual;
+    kiln_u32 cols;
+    float scale;
+};
+
+/* residual += delta (normed first if post_norm is given); out = rmsnorm(residual) * norm, as f32 and int8. */
+struct KilnNormParams {
+    KILN_DEVICE(const struct KilnStep) step;
+    /* Null: all rows. Else the batch rows that need logits, and out has one row for each. */
+    KILN_DEVICE(const kiln_u32) logit_rows;
+    KILN_DEVICE(float) residual;
+    /* Null: nothing is added. */
+    KILN_DEVICE(const float) delta;
+    KILN_DEVICE(const float) post_norm;
+    KILN_DEVICE(const float) norm;
+    struct KilnActivations out;
+    kiln_u32 cols;
+    float eps;
+};
+
+/* Fills quants and scales from values; one CTA per row. */
+struct KilnQuantiseParams {
+    struct KilnActivations rows;
+    kiln_u32 cols;
+    kiln_u32 num_rows;
+};
+
+enum { KILN_STORE = 0, KILN_GATED_SILU = 1, KILN_GATED_GELU = 2 };
+
+/* out[row][matrix offsets..] = matrices . input[row], or activation(gate) * up. */
+struct KilnLinearParams {
+    struct KilnMatrix matrices[KILN_MATRICES_MAX];
+    /* First output element of each matrix. */
+    kiln_u32 offsets[KILN_MATRICES_MAX];
+    kiln_u32 num_matrices;
+    struct KilnActivations input;
+    KILN_DEVICE(const struct KilnStep) step;
+    /* Row counts come from num_logit_rows instead of num_rows. */
+    kiln_u32 logit_rows;
+    kiln_u32 epilogue;
+    /* KILN_STORE: [row][out_stride]. */
+    KILN_DEVICE(float) out;
+    kiln_u32 out_stride;
+    kiln_u32 pad;
+    /* KILN_GATED_*: the rows of the next linear. */
+    struct KilnActivations gated;
+};
+
+/* Bias, per-head norm and RoPE of the rows q, k, v; K and V into the cache. A warp takes a head of a row. */
+struct KilnFinishQkvParams {
+    KILN_DEVICE(const struct KilnStep) step;
+    KILN_DEVICE(const struct KilnRow) rows;
+    /* [seq][blocks_per_seq] */
+    KILN_DEVICE(const kiln_u32) block_tables;
+    /* [row][(heads + 2 kv heads) * head_dim]; the queries are finished in place. */
+    KILN_DEVICE(float) qkv;
+    KILN_DEVICE(const float) biases[3];
+    KILN_DEVICE(const float) norms[2];
+    /* [position][rotary_dims / 2] */
+    KILN_DEVICE(const float) cosines;
+    KILN_DEVICE(const float) sines;
+    /* f16: [block][block_stride], this layer at layer_offset: [kv head]{keys, values}[token][head_dim] */
+    KILN_DEVICE(kiln_u16) cache;
+    kiln_u64 block_stride;
+    kiln_u64 layer_offset;
+    kiln_u32 blocks_per_seq;
+    kiln_u32 block_tokens;
+    kiln_u32 heads;
+    kiln_u32 kv_heads;
+    kiln_u32 head_dim;
+    kiln_u32 rotary_dims;
+    /* Pairs (2i, 2i + 1) instead of (i, i + rotary_dims / 2). */
+    kiln_u32 adjacent;
+    float eps;
+};
+
+struct KilnAttendParams {
+    KILN_DEVICE(const struct KilnStep) step;
+    KILN_DEVICE(const struct KilnRow) rows;
+    KILN_DEVICE(const struct KilnAttendItem) items;
+    KILN_DEVICE(const kiln_u32) block_tables;
+    /* [row][query_stride]: the first heads * head_dim are the queries. */
+    KILN_DEVICE(const float) query;
+    KILN_DEVICE(const kiln_u16) cache;
+    struct KilnActivations out;
+    /* [part][kv head][16 pairs][head_dim + 2]: the weighted sum, the largest score, the sum of weights */
+    KILN_DEVICE(float) parts;
+    /* [counter][kv head], zero between launches. */
+    KILN_DEVICE(kiln_u32) counters;
+    kiln_u64 block_stride;
+    kiln_u64 layer_offset;
+    kiln_u32 query_stride;
+    kiln_u32 blocks_per_seq;
+    kiln_u32 block_tokens;
+    kiln_u32 heads;
+    kiln_u32 kv_heads;
+    kiln_u32 head_dim;
+    /* Keys that a query sees, itself included; 0xffffffff for all. */
+    kiln_u32 window;
+    /* score_scale * log2(e): softmax works in powers of two. */
+    float scale_log2;
+};
+
+/* Raw tensor rows as they lie in the file to a KilnMatrix. */
+struct KilnRepackParams {
+    KILN_DEVICE(const kiln_u8) source;
+    /* Of the matrix's first tile that this launch makes. */
+    kiln_u32 tile_start;
+    kiln_u32 tile_count;
+    /* Rows in source, which starts with the first row of tile_start. */
+    kiln_u32 source_rows;
+    kiln_u32 row_bytes;
+    kiln_u32 cols;
+    kiln_u32 pad;
+    struct KilnMatrix matrix;
+};
+
+struct KilnCopyBlocksParams {
+    KILN_DEVICE(kiln_u16) cache;
+    /* {from, to} */
+    KILN_DEVICE(const kiln_u32) pairs;
+    /* f16 elements, a multiple of 8. */
+    kiln_u64 block_stride;
+    kiln_u32 num_pairs;
+    kiln_u32 pad;
+};
+
+#endif

@@ -1,0 +1,364 @@
+// Causal (or windowed) attention over the paged cache: out = softmax(q k^T) v, prompt and decode rows alike.
+//
+// A CTA takes up to 16 (token, query head) pairs of one sequence and one KV head, the 16 rows of an mma tile, and walks segments of 256
+// keys at absolute positions. Per segment: each of four warps makes the scores of 64 keys; the segment's maximum is taken over all; weights
+// go to shared memory; each warp then sums a quarter of the head's dimensions over all keys. Segments are folded in ascending order as
+// (maximum, sum of weights, weighted sum). A decode row's segments may go to different CTAs: the last to finish folds them in the same
+// order with the same operations, so the bits do not depend on who did what (row invariance), nor on a second launch.
+//
+// Queries and weights are split into two f16 numbers each, so that scores and outputs are as exact as f32 arithmetic would have them; keys and
+// values are f16 in the cache. exp is 2^x with log2(e) in the scale.
+//
+// Keys go from the cache straight into registers: a lane's 16 bytes are eight dimensions of one key, and because a dot product does not
+// care for the order of its terms, the queries' fragments are permuted to match. Values need a transposition (ldmatrix.trans), so each
+// warp copies its dimensions to shared memory, 32 keys at a time, two copies ahead.
+//
+// Bytes: every key and value once per 16 pairs. Requires: head_dim a multiple of 8, at most HD; block_tokens a multiple of 16.
+
+#include "mma.cuh"
+
+namespace kiln {
+
+constexpr unsigned SEGMENT = KILN_ATTEND_SEGMENT, PAIRS = KILN_ATTEND_PAIRS, WARPS = KILN_ATTEND_THREADS / 32;
+constexpr unsigned WARP_KEYS = SEGMENT / WARPS, VALUE_KEYS = 32;
+
+template <int HD> struct AttendShared {
+    // 64 bytes off a multiple of 128: two rows side by side fill all banks.
+    static constexpr unsigned QUERY_STRIDE = HD + (HD % 64 == 0 ? 32 : 0);
+    // An odd number of 16-byte chunks: eight rows fall on eight different groups of banks.
+    static constexpr unsigned WARP_DIMS = HD / WARPS, VALUE_STRIDE = (WARP_DIMS / 8 | 1) * 8;
+    // High and low halves of the split.
+    __half queries[2][PAIRS][QUERY_STRIDE];
+    union {
+        __half weights[2][PAIRS][SEGMENT + 8];
+        float outputs[PAIRS][HD];
+    };
+    __half values[WARPS][2][VALUE_KEYS][VALUE_STRIDE];
+    float maxima[WARPS][PAIRS];
+    float sums[WARPS][PAIRS];
+    bool is_last;
+};
+
+// x as the sum of two f16 numbers, 21 bits or more of it.
+__device__ inline void split(float x, __half &high, __half &low) {
+    high = __float2half_rn(x);
+    low = __float2half_rn(x - __half2float(high));
+}
+
+// What a segment or several leave of two pairs: rows g and g + 8 of the tile. The maximum and sum are the same in all four lanes of a quad.
+template <int TILES> struct State {
+    float max[2], sum[2];
+    // [8 dimensions][element of the mma fragment]
+    float out[TILES][4];
+
+    __device__ void clear() {
+        max[0] = max[1] = -INFINITY;
+        sum[0] = sum[1] = 0.0f;
+#pragma unroll
+        for (int n = 0; n < TILES; n++) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
+    }
+
+    // Adds the state of later keys.
+    __device__ void fold(const State &next) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            // Nothing was visible: identity.
+            if (next.max[half] == -INFINITY) continue;
+            const float both = fmaxf(max[half], next.max[half]);
+            const float before = exp2f(max[half] - both), after = exp2f(next.max[half] - both);
+            max[half] = both;
+            sum[half] = fmaf(sum[half], before, next.sum[half] * after);
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; i++) out[n][i] = fmaf(out[n][i], before, next.out[n][i] * after);
+            }
+        }
+    }
+};
+
+template <int HD> struct Attend {
+    static constexpr int TILES = HD / 8 / WARPS, CHUNKS = HD / 32;
+    const KilnAttendParams &p;
+    const KilnAttendItem &item;
+    AttendShared<HD> &s;
+    unsigned kv_head, group, warp, lane, g, t;
+    // Positions of the fragment's two pairs, or none; the last key that any pair sees.
+    int position[2], last_key;
+
+    __device__ unsigned batch_row(unsigned pair) const { return item.row_start + (item.pair_start + pair) / group; }
+    __device__ unsigned query_head(unsigned pair) const { return kv_head * group + (item.pair_start + pair) % group; }
+
+    // First element of a key (or, with `values`, value) of this KV head; whole runs of 8 keys lie in one block.
+    __device__ const kiln_u16 *cached(unsigned key, bool values) const {
+        const size_t block = p.block_tables[(size_t)item.seq * p.blocks_per_seq + key / p.block_tokens];
+        const size_t token = (size_t)(2 * kv_head + (values ? 1 : 0)) * p.block_tokens + key % p.block_tokens;
+        return p.cache + block * p.block_stride + p.layer_offset + token * p.head_dim;
+    }
+
+    __device__ void load_queries() {
+        for (unsigned i = threadIdx.x; i < PAIRS * HD; i += KILN_ATTEND_THREADS) {
+            const unsigned pair = i / HD, dim = i % HD;
+            float x = 0.0f;
+            if (pair < item.pairs && dim < p.head_dim) {
+                x = p.query[(size_t)batch_row(pair) * p.query_stride + query_head(pair) * p.head_dim + dim] * p.scale_log2;
+            }
+            split(x, s.queries[0][pair][dim], s.queries[1][pair][dim]);
+        }
+        last_key = -1;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const unsigned pair = g + 8 * half;
+            position[half] = pair < item.pairs ? (int)p.rows[batch_row(pair)].position : -1;
+        }
+        last_key = (int)p.rows[batch_row(item.pairs - 1)].position;
+        __syncthreads();
+    }
+
+    // Scores of the warp's 64 keys, masked: fragment element i of key tile n is pair g + 8 (i / 2), key 8 n + 2 t + i % 2.
+    __device__ void scores(unsigned key_start, float (&score)[WARP_KEYS / 8][4]) const {
+#pragma unroll
+        for (int n = 0; n < WARP_KEYS / 8; n++) score[n][0] = score[n][1] = score[n][2] = score[n][3] = 0.0f;
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            const unsigned dim = 32 * chunk + 8 * t;
+            uint4 keys[WARP_KEYS / 8];
+#pragma unroll
+            for (int n = 0; n < WARP_KEYS / 8; n++) {
+                const unsigned key = key_start + 8 * n + g;
+                keys[n] = make_uint4(0, 0, 0, 0);
+                if ((int)key <= last_key && dim < p.head_dim) keys[n] = *(const uint4 *)(cached(key, false) + dim);
+            }
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const uint4 upper = *(const uint4 *)&s.queries[part][g][dim], lower = *(const uint4 *)&s.queries[part][g + 8][dim];
+                const unsigned even[4] = {upper.x, lower.x, upper.y, lower.y}, odd[4] = {upper.z, lower.z, upper.w, lower.w};
+#pragma unroll
+                for (int n = 0; n < WARP_KEYS / 8; n++) {
+                    mma_f16(score[n], even, keys[n].x, keys[n].y);
+                    mma_f16(score[n], odd, keys[n].z, keys[n].w);
+                }
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < WARP_KEYS / 8; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int key = key_start + 8 * n + 2 * t + i % 2, at = position[i / 2];
+                const bool visible = key <= at && (unsigned)(at - key) < p.window;
+                if (!visible) score[n][i] = -INFINITY;
+            }
+        }
+    }
+
+    // Starts copying the warp's dimensions of 32 values.
+    __device__ void copy_values(unsigned key_start, unsigned buffer) {
+        constexpr unsigned PER_KEY = AttendShared<HD>::WARP_DIMS / 8;
+        for (unsigned i = lane; i < VALUE_KEYS * PER_KEY; i += 32) {
+            const unsigned key = key_start + i / PER_KEY, part = 8 * (i % PER_KEY), dim = warp * AttendShared<HD>::WARP_DIMS + part;
+            // What lies beyond the sequence may be anything: zeros, so that a weight of zero makes nothing of it.
+            const bool present = (int)key <= last_key && dim < p.head_dim;
+            const kiln_u16 *source = present ? cached(key, true) + dim : p.cache;
+            copy_async(&s.values[warp][buffer][i / PER_KEY][part], source, present);
+        }
+        copy_commit();
+    }
+
+    __device__ void segment(unsigned index, State<TILES> &state) {
+        state.clear();
+        const unsigned segment_start = index * SEGMENT;
+        copy_values(segment_start, 0);
+        float score[WARP_KEYS / 8][4];
+        scores(segment_start + warp * WARP_KEYS, score);
+        float max[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+        for (int n = 0; n < WARP_KEYS / 8; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) max[i / 2] = fmaxf(max[i / 2], score[n][i]);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            max[half] = fmaxf(max[half], __shfl_xor_sync(FULL, max[half], 1));
+            max[half] = fmaxf(max[half], __shfl_xor_sync(FULL, max[half], 2));
+            if (t == 0) s.maxima[warp][g + 8 * half] = max[half];
+        }
+        __syncthreads();
+        float shift[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float m = s.maxima[0][g + 8 * half];
+#pragma unroll
+            for (int w = 1; w < WARPS; w++) m = fmaxf(m, s.maxima[w][g + 8 * half]);
+            state.max[half] = m;
+            shift[half] = m == -INFINITY ? 0.0f : m;
+        }
+        float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int n = 0; n < WARP_KEYS / 8; n++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                __half2 high, low;
+                const float x = exp2f(score[n][2 * half] - shift[half]), y = exp2f(score[n][2 * half + 1] - shift[half]);
+                sum[half] += x;
+                sum[half] += y;
+                split(x, high.x, low.x);
+                split(y, high.y, low.y);
+                const unsigned key = warp * WARP_KEYS + 8 * n + 2 * t;
+                *(__half2 *)&s.weights[0][g + 8 * half][key] = high;
+                *(__half2 *)&s.weights[1][g + 8 * half][key] = low;
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            sum[half] += __shfl_xor_sync(FULL, sum[half], 1);
+            sum[half] += __shfl_xor_sync(FULL, sum[half], 2);
+            if (t == 0) s.sums[warp][g + 8 * half] = sum[half];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            state.sum[half] = s.sums[0][g + 8 * half];
+#pragma unroll
+            for (int w = 1; w < WARPS; w++) state.sum[half] += s.sums[w][g + 8 * half];
+        }
+        weighted_values(segment_start, state);
+        // The weights and maxima are read by all before the next segment writes them.
+        __syncthreads();
+    }
+
+    __device__ void weighted_values(unsigned segment_start, State<TILES> &state) {
+        unsigned buffer = 0;
+        for (unsigned key = 0; key < SEGMENT; key += VALUE_KEYS) {
+            // Keys that nobody sees would add zeros.
+            if ((int)(segment_start + key) > last_key) break;
+            if (key + VALUE_KEYS < SEGMENT) {
+                copy_values(segment_start + key + VALUE_KEYS, buffer ^ 1);
+                copy_wait<1>();
+            } else {
+                copy_wait<0>();
+            }
+            __syncwarp();
+#pragma unroll
+            for (unsigned k = 0; k < VALUE_KEYS; k += 16) {
+                unsigned weights[2][4];
+#pragma unroll
+                for (int part = 0; part < 2; part++) {
+                    load_matrices(weights[part], &s.weights[part][lane % 16][key + k + lane / 16 * 8]);
+                }
+#pragma unroll
+                for (int n = 0; n < TILES; n++) {
+                    unsigned values[2];
+                    load_matrices_transposed(values, &s.values[warp][buffer][k + lane % 16][8 * n]);
+                    mma_f16(state.out[n], weights[0], values[0], values[1]);
+                    mma_f16(state.out[n], weights[1], values[0], values[1]);
+                }
+            }
+            __syncwarp();
+            buffer ^= 1;
+        }
+        copy_wait<0>();
+    }
+
+    __device__ float *part_state(unsigned part, unsigned pair) const {
+        return p.parts + (((size_t)part * p.kv_heads + kv_head) * PAIRS + pair) * (HD + 2);
+    }
+
+    // Calls body(pair, dimension, element) for the warp's elements of a state.
+    template <typename Body> __device__ void each(State<TILES> &state, Body &&body) const {
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) body(g + 8 * (i / 2), warp * AttendShared<HD>::WARP_DIMS + 8 * n + 2 * t + i % 2, state.out[n][i]);
+        }
+    }
+
+    // Leaves this part's state in global memory. The last part to do so folds all of them; true for it.
+    __device__ bool combine(State<TILES> &state) {
+        each(state, [&](unsigned pair, unsigned dim, float &x) { part_state(item.part, pair)[dim] = x; });
+        if (warp == 0 && t == 0) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                part_state(item.part, g + 8 * half)[HD] = state.max[half];
+                part_state(item.part, g + 8 * half)[HD + 1] = state.sum[half];
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            // After the barrier, so that it covers what the other threads wrote.
+            __threadfence();
+            kiln_u32 *counter = p.counters + (size_t)item.counter * p.kv_heads + kv_head;
+            s.is_last = atomicAdd(counter, 1u) == item.parts - 1;
+            // Ready for the next launch.
+            if (s.is_last) *counter = 0;
+            __threadfence();
+        }
+        __syncthreads();
+        if (!s.is_last) return false;
+        state.clear();
+        for (unsigned part = item.part_start; part < item.part_start + item.parts; part++) {
+            State<TILES> next;
+            each(next, [&](unsigned pair, unsigned dim, float &x) { x = __ldcg(part_state(part, pair) + dim); });
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                next.max[half] = __ldcg(part_state(part, g + 8 * half) + HD);
+                next.sum[half] = __ldcg(part_state(part, g + 8 * half) + HD + 1);
+            }
+            state.fold(next);
+        }
+        return true;
+    }
+
+    __device__ void finish(State<TILES> &state) {
+        each(state, [&](unsigned pair, unsigned dim, float &x) { s.outputs[pair][dim] = x / state.sum[(pair - g) / 8]; });
+        __syncthreads();
+        const unsigned blocks = (p.head_dim + 31) / 32, width = p.out.blocks * KILN_BLOCK;
+        for (unsigned i = warp; i < item.pairs * blocks; i += WARPS) {
+            const unsigned pair = i / blocks, dim = i % blocks * KILN_BLOCK + lane, row = batch_row(pair);
+            const unsigned element = query_head(pair) * p.head_dim + dim;
+            if (dim < p.head_dim) p.out.values[(size_t)row * width + element] = s.outputs[pair][dim];
+            // Heads of other sizes share blocks: the host quantises them afterwards.
+            if (p.head_dim % KILN_BLOCK == 0) quantise_block(s.outputs[pair][dim], p.out, row, element / KILN_BLOCK);
+        }
+    }
+
+    __device__ void run() {
+        load_queries();
+        State<TILES> total, next;
+        total.clear();
+        for (unsigned i = 0; i < item.segment_count; i++) {
+            segment(item.segment_start + i, next);
+            total.fold(next);
+        }
+        if (item.parts > 1 && !combine(total)) return;
+        finish(total);
+    }
+};
+
+}  // namespace kiln
+
+// Grid: {items, KV heads}; 128 threads; dynamic shared memory AttendShared<HD>.
+#define KILN_ATTEND(HD)                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(KILN_ATTEND_THREADS) kiln_attend_##HD(                                      \
+        const __grid_constant__ KilnAttendParams p) {                                                                        \
+        extern __shared__ __align__(128) unsigned char memory[];                                                             \
+        if (blockIdx.x >= p.step->num_attend_items) return;                                                                  \
+        const unsigned lane = kiln::lane_id();                                                                               \
+        kiln::Attend<HD> attend{p,                                                                                           \
+                                p.items[blockIdx.x],                                                                         \
+                                *(kiln::AttendShared<HD> *)memory,                                                           \
+                                blockIdx.y,                                                                                  \
+                                p.heads / p.kv_heads,                                                                        \
+                                kiln::warp_id(),                                                                             \
+                                lane,                                                                                        \
+                                lane / 4,                                                                                    \
+                                lane % 4,                                                                                    \
+                                {},                                                                                          \
+                                0};                                                                                          \
+        attend.run();                                                                                                        \
+    }
+
+KILN_ATTEND(32)
+KILN_ATTEND(64)
+KILN_ATTEND(96)
+KILN_ATTEND(128)
+KILN_ATTEND(256)

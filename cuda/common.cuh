@@ -1,0 +1,73 @@
+// Small device functions that every kernel uses: warp reductions in one fixed order, and the rule by which activations become int8.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "abi.h"
+
+namespace kiln {
+
+constexpr unsigned FULL = 0xffffffffu;
+// src/device/quant.rs
+constexpr float AMAX_MIN = 1e-30f;
+
+__device__ inline unsigned lane_id() { return threadIdx.x & 31u; }
+__device__ inline unsigned warp_id() { return threadIdx.x >> 5; }
+
+// Butterfly: every lane ends with the same bits, because a sum of two does not depend on their order.
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance >>= 1) x += __shfl_xor_sync(FULL, x, distance);
+    return x;
+}
+
+// Blocks per segment of a row of `blocks` blocks: segment sums are formed in block order and added in segment order.
+__device__ inline unsigned segment_blocks(unsigned blocks) {
+    const unsigned share = (blocks + KILN_SEGMENTS_MAX - 1) / KILN_SEGMENTS_MAX;
+    return share < KILN_SEGMENT_BLOCKS_MIN ? KILN_SEGMENT_BLOCKS_MIN : share;
+}
+
+// A warp's 32 values, one per lane, become a block of int8 activations (src/device/quant.rs, quantise_block).
+__device__ inline void quantise_block(float x, const KilnActivations &out, unsigned row, unsigned block) {
+    const unsigned lane = lane_id();
+    const unsigned amax_bits = __reduce_max_sync(FULL, __float_as_uint(x) & 0x7fffffffu);
+    const float amax = __uint_as_float(amax_bits);
+    int q = 0;
+    float scale = 0.0f;
+    if (amax_bits >= 0x7f800000u) {
+        scale = __uint_as_float(0x7fc00000u);
+    } else if (amax >= AMAX_MIN) {
+        scale = amax / 127.0f;
+        q = __float2int_rn(x * (127.0f / amax));
+    }
+    const int sum_low = __reduce_add_sync(FULL, lane < 16 ? q : 0);
+    const int sum = __reduce_add_sync(FULL, q);
+    const size_t at = (size_t)row * out.blocks + block;
+    out.quants[at * KILN_BLOCK + lane] = (kiln_i8)q;
+    if (lane == 0) out.scales[at] = KilnActivationScale{scale, scale * (float)sum, sum_low, sum - sum_low};
+}
+
+// To bf16, to nearest even, subnormals to zero (src/device/quant.rs, round_bf16).
+__device__ inline float round_bf16(float x) {
+    const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return __uint_as_float((bits & 0xffff0000u) | 0x400000u);
+    if (magnitude < 0x00800000u) return __uint_as_float(bits & 0x80000000u);
+    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+}
+
+// x / (1 + e^-y)
+__device__ inline float sigmoid_times(float x, float y) { return x / (1.0f + expf(-y)); }
+
+__device__ inline float activate(unsigned kind, float x) {
+    if (kind == KILN_GATED_SILU) return sigmoid_times(x, x);
+    // 0.5 (1 + tanh u) = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+    return sigmoid_times(x, 1.595769122f * fmaf(x * x * 0.044715f, x, x));
+}
+
+// The batch rows of a launch: all of them, or those that need logits.
+__device__ inline unsigned row_count(const KilnStep *step, bool logit_rows) {
+    return logit_rows ? step->num_logit_rows : step->num_rows;
+}
+
+}  // namespace kiln

@@ -1,0 +1,156 @@
+// What happens to rows between linears: embedding, addition and RMSNorm, quantisation, and the end of Qkv.
+//
+// Bytes: a few kilobytes per row; these kernels wait, they do not stream.
+
+#include "blocks.cuh"
+
+namespace kiln {
+
+// The sum of squares of a row by KILN_NORM_THREADS threads, the same bits for every caller: thread j takes elements
+// j, j + 256, ... in order, warps add by butterfly, and the eight warps' sums are added in order.
+// `shared` holds 8 floats. All threads of the CTA must call.
+__device__ inline float sum_of_squares(const float *row, unsigned cols, float *shared) {
+    float sum = 0.0f;
+    for (unsigned i = threadIdx.x; i < cols; i += KILN_NORM_THREADS) sum = fmaf(row[i], row[i], sum);
+    sum = warp_sum(sum);
+    __syncthreads();
+    if (lane_id() == 0) shared[warp_id()] = sum;
+    __syncthreads();
+    float total = shared[0];
+#pragma unroll
+    for (int w = 1; w < KILN_NORM_THREADS / 32; w++) total += shared[w];
+    return total;
+}
+
+__device__ inline float norm_scale(float squares, unsigned cols, float eps) {
+    return 1.0f / sqrtf(squares / (float)cols + eps);
+}
+
+}  // namespace kiln
+
+using namespace kiln;
+
+// residual[row][i] = table[token[row]][i] * scale. Grid: rows; the table's row is gathered from its tile.
+extern "C" __global__ void __launch_bounds__(256) kiln_embed(const __grid_constant__ KilnEmbedParams p) {
+    const unsigned row = blockIdx.x;
+    if (row >= p.step->num_rows) return;
+    unsigned token = p.rows[row].token;
+    if (token & KILN_LAST_SAMPLED) token = p.last_sampled[token & ~KILN_LAST_SAMPLED];
+    const unsigned tile = token / KILN_TILE_ROWS, lane = token % KILN_TILE_ROWS;
+    float *out = p.residual + (size_t)row * p.cols;
+    dispatch_format(p.table.format, [&](auto format) {
+        constexpr int F = decltype(format)::value;
+        for (unsigned block = threadIdx.x; block < p.table.blocks; block += blockDim.x) {
+            const StoredBlock<F> s = load_block<F>(p.table, tile, block, lane);
+            unsigned words[8];
+            if constexpr (!Format<F>::is_float) unpack_words<F>(s, words);
+#pragma unroll
+            for (int i = 0; i < KILN_BLOCK; i++) {
+                const unsigned column = block * KILN_BLOCK + i;
+                float weight;
+                if constexpr (Format<F>::is_float) {
+                    weight = float_weight<F>(s, i);
+                } else {
+                    const int q = (int)(signed char)(words[i / 4] >> (8 * (i % 4))) - Format<F>::offset;
+                    weight = (block_scale<F>(s) * (float)sub_scale<F>(s, i / 16)) * (float)q;
+                    if constexpr (Format<F>::has_min) weight += block_min<F>(s);
+                }
+                if (column < p.cols) out[column] = weight * p.scale;
+            }
+        }
+    });
+}
+
+// residual += delta, normed first where the architecture says so; out = rmsnorm(residual) * norm as f32 and as int8.
+// Grid: rows; 256 threads.
+extern "C" __global__ void __launch_bounds__(KILN_NORM_THREADS) kiln_norm(const __grid_constant__ KilnNormParams p) {
+    __shared__ float sums[KILN_NORM_THREADS / 32];
+    const unsigned out_row = blockIdx.x;
+    if (out_row >= row_count(p.step, p.logit_rows != nullptr)) return;
+    const unsigned row = p.logit_rows ? p.logit_rows[out_row] : out_row;
+    float *residual = p.residual + (size_t)row * p.cols;
+    if (p.delta) {
+        const float *delta = p.delta + (size_t)row * p.cols;
+        const float scale = p.post_norm ? norm_scale(sum_of_squares(delta, p.cols, sums), p.cols, p.eps) : 1.0f;
+        for (unsigned i = threadIdx.x; i < p.cols; i += KILN_NORM_THREADS) {
+            residual[i] += p.post_norm ? delta[i] * scale * p.post_norm[i] : delta[i];
+        }
+    }
+    // Each thread reads what it wrote itself.
+    const float scale = norm_scale(sum_of_squares(residual, p.cols, sums), p.cols, p.eps);
+    for (unsigned block = warp_id(); block < p.out.blocks; block += KILN_NORM_THREADS / 32) {
+        const unsigned i = block * KILN_BLOCK + lane_id();
+        const float x = i < p.cols ? residual[i] * scale * p.norm[i] : 0.0f;
+        p.out.values[(size_t)out_row * p.out.blocks * KILN_BLOCK + i] = x;
+        quantise_block(x, p.out, out_row, block);
+    }
+}
+
+// Int8 blocks of rows that the host wrote. Grid: rows.
+extern "C" __global__ void __launch_bounds__(256) kiln_quantise(const __grid_constant__ KilnQuantiseParams p) {
+    const unsigned row = blockIdx.x;
+    for (unsigned block = warp_id(); block < p.rows.blocks; block += blockDim.x / 32) {
+        const unsigned i = block * KILN_BLOCK + lane_id();
+        quantise_block(i < p.cols ? p.rows.values[(size_t)row * p.rows.blocks * KILN_BLOCK + i] : 0.0f, p.rows, row, block);
+    }
+}
+
+// Bias, per-head norm and RoPE, one warp per head; keys and values are rounded to f16 into the cache. Grid: rows; 128 threads.
+extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_constant__ KilnFinishQkvParams p) {
+    __shared__ float heads[4][KILN_HEAD_DIM_MAX];
+    const unsigned row = blockIdx.x;
+    if (row >= p.step->num_rows) return;
+    const KilnRow info = p.rows[row];
+    const unsigned lane = lane_id(), total = p.heads + 2 * p.kv_heads;
+    float *x = heads[warp_id()];
+    const size_t block = p.block_tables[(size_t)info.seq * p.blocks_per_seq + info.position / p.block_tokens];
+    const unsigned slot = info.position % p.block_tokens;
+    kiln_u16 *cache = p.cache + block * p.block_stride + p.layer_offset;
+    for (unsigned head = warp_id(); head < total; head += 4) {
+        const unsigned part = head < p.heads ? 0 : head < p.heads + p.kv_heads ? 1 : 2;
+        const unsigned index = part == 0 ? head : head - p.heads - (part == 2 ? p.kv_heads : 0);
+        float *values = p.qkv + ((size_t)row * total + head) * p.head_dim;
+        const float *bias = p.biases[part] ? p.biases[part] + index * p.head_dim : nullptr;
+        float squares = 0.0f;
+        for (unsigned i = lane; i < p.head_dim; i += 32) {
+            x[i] = bias ? values[i] + bias[i] : values[i];
+            squares = fmaf(x[i], x[i], squares);
+        }
+        if (part < 2 && p.norms[part]) {
+            const float scale = norm_scale(warp_sum(squares), p.head_dim, p.eps);
+            for (unsigned i = lane; i < p.head_dim; i += 32) x[i] = x[i] * scale * p.norms[part][i];
+        }
+        __syncwarp();
+        if (part < 2) {
+            const unsigned half = p.rotary_dims / 2;
+            const float *cosines = p.cosines + (size_t)info.position * half, *sines = p.sines + (size_t)info.position * half;
+            for (unsigned i = lane; i < half; i += 32) {
+                const unsigned first = p.adjacent ? 2 * i : i, second = p.adjacent ? 2 * i + 1 : i + half;
+                const float a = x[first], b = x[second], c = cosines[i], s = sines[i];
+                x[first] = a * c - b * s;
+                x[second] = a * s + b * c;
+            }
+            __syncwarp();
+        }
+        kiln_u16 *key = cache + ((size_t)index * 2 * p.block_tokens + slot) * p.head_dim;
+        kiln_u16 *kept = part == 2 ? key + (size_t)p.block_tokens * p.head_dim : key;
+        for (unsigned i = lane; i < p.head_dim; i += 32) {
+            if (part == 0) {
+                values[i] = x[i];
+            } else {
+                kept[i] = __half_as_ushort(__float2half_rn(x[i]));
+            }
+        }
+        __syncwarp();
+    }
+}
+
+// Whole cache blocks, all layers. Grid: pairs x slices; 16 bytes per thread and step.
+extern "C" __global__ void __launch_bounds__(256) kiln_copy_blocks(const __grid_constant__ KilnCopyBlocksParams p) {
+    const kiln_u32 from = p.pairs[2 * blockIdx.x], to = p.pairs[2 * blockIdx.x + 1];
+    const uint4 *source = (const uint4 *)(p.cache + from * p.block_stride);
+    uint4 *target = (uint4 *)(p.cache + to * p.block_stride);
+    for (size_t i = (size_t)blockIdx.y * blockDim.x + threadIdx.x; i < p.block_stride / 8; i += (size_t)gridDim.y * blockDim.x) {
+        target[i] = source[i];
+    }
+}

@@ -1,0 +1,306 @@
+//! As much of the CUDA driver as the device uses: a context with one stream, owned memory, modules and launches.
+//!
+//! Every call returns a typed error that names the operation. Memory is freed when its owner goes; failures of that are ignored, as
+//! after a sticky error nothing else is possible.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::result;
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute};
+
+use crate::device::DeviceError;
+
+/// A device with its context and stream.
+#[derive(Debug)]
+pub struct Gpu {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    pub name: String,
+    /// Compute capability.
+    pub capability: (i32, i32),
+    pub sm_count: u32,
+}
+
+// SAFETY: handles of the driver may be used from any thread; `bind` makes the context current in the thread that calls.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; the driver locks for itself.
+unsafe impl Sync for Gpu {}
+
+/// Maps a driver error to the operation that failed.
+fn failed(operation: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> DeviceError {
+    move |error| {
+        let text =
+            |text: Result<&std::ffi::CStr, _>| text.map_or("unknown".into(), |t| t.to_string_lossy().into_owned());
+        let (name, message) = (text(error.error_name()), text(error.error_string()));
+        DeviceError::Cuda { operation, name, message }
+    }
+}
+
+impl Gpu {
+    /// Opens device `ordinal`.
+    ///
+    /// # Errors
+    /// `NoGpu` where there is no driver or no such device; `Cuda` where the driver fails.
+    pub fn open(ordinal: i32) -> Result<Arc<Gpu>, DeviceError> {
+        let none = |reason: &str| DeviceError::NoGpu { reason: reason.to_owned() };
+        // SAFETY: only looks whether the library can be loaded.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(none("no CUDA driver is installed (libcuda.so was not found)"));
+        }
+        result::init().map_err(|error| none(&format!("the CUDA driver does not start: {error}")))?;
+        let count = result::device::get_count().map_err(failed("counting devices"))?;
+        if ordinal >= count {
+            return Err(none(&format!("the CUDA driver has {count} devices, and device {ordinal} was asked for")));
+        }
+        let device = result::device::get(ordinal).map_err(failed("opening the device"))?;
+        let name = result::device::get_name(device).map_err(failed("reading the device's name"))?;
+        let attribute = |which| {
+            // SAFETY: `device` is from the driver.
+            unsafe { result::device::get_attribute(device, which) }.map_err(failed("reading a device attribute"))
+        };
+        let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let sm_count = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        // SAFETY: released once, in `drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("making a context"))?;
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(failed("entering the context"))?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("making a stream"))?;
+        Ok(Arc::new(Gpu { device, context, stream, name, capability: (major, minor), sm_count }))
+    }
+
+    /// Makes the context current in this thread; every entry into the device does so first.
+    pub fn bind(&self) -> Result<(), DeviceError> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context) }.map_err(failed("entering the context"))
+    }
+
+    /// Free and total bytes of device memory.
+    pub fn memory(&self) -> Result<(u64, u64), DeviceError> {
+        let (free, total) = result::mem_get_info().map_err(failed("reading the free memory"))?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// Waits for everything that was queued.
+    pub fn synchronise(&self) -> Result<(), DeviceError> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(failed("waiting for the device"))
+    }
+
+    /// Queues a launch of `kernel` with its one parameter struct.
+    pub fn launch<P: Copy>(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        threads: u32,
+        params: &P,
+    ) -> Result<(), DeviceError> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let mut arguments = [std::ptr::from_ref(params) as *mut c_void];
+        // SAFETY: the kernel takes one struct of type `P` (a test compares sizes), which the driver copies before it returns; the
+        // addresses in it are of buffers that the device owns until the stream is idle.
+        unsafe {
+            result::launch_kernel(
+                kernel.function,
+                grid.into(),
+                (threads, 1, 1),
+                kernel.shared_bytes,
+                self.stream,
+                &mut arguments,
+            )
+        }
+        .map_err(failed(kernel.name))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: made in `open`, and nothing can be queued any more.
+        unsafe {
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+/// Device memory.
+#[derive(Debug)]
+pub struct DeviceBuffer {
+    gpu: Arc<Gpu>,
+    address: u64,
+    bytes: u64,
+}
+
+impl DeviceBuffer {
+    /// `bytes` of zeroed memory for `purpose`; `flag` is what a user would lower.
+    pub fn zeroed(gpu: &Arc<Gpu>, purpose: &'static str, bytes: u64, flag: &'static str) -> Result<Self, DeviceError> {
+        let bytes = bytes.max(256);
+        // SAFETY: freed once, in `drop`.
+        let address = unsafe { result::malloc_sync(bytes as usize) }.map_err(|error| {
+            let free = gpu.memory().map_or("an unknown number of".to_owned(), |(free, _)| free.to_string());
+            DeviceError::OutOfMemory { purpose, bytes, reason: format!("{error}; {free} bytes are free"), flag }
+        })?;
+        let buffer = DeviceBuffer { gpu: gpu.clone(), address, bytes };
+        // SAFETY: the whole of the new buffer.
+        unsafe { result::memset_d8_async(address, 0, bytes as usize, gpu.stream) }
+            .map_err(failed("clearing memory"))?;
+        Ok(buffer)
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Queues a copy of `values` to byte `offset`; they are read before this returns unless the memory is pinned.
+    pub fn upload<T: Copy>(&self, offset: u64, values: &[T]) -> Result<(), DeviceError> {
+        assert!(offset + size_of_val(values) as u64 <= self.bytes, "an upload fits its buffer");
+        if values.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: in bounds; callers keep pinned sources alive and unchanged until the stream has passed.
+        unsafe { result::memcpy_htod_async(self.address + offset, values, self.gpu.stream) }
+            .map_err(failed("copying to the device"))
+    }
+
+    /// Waits for the queue and reads `count` values from byte `offset`.
+    pub fn download<T: bytemuck::Pod>(&self, offset: u64, count: usize) -> Result<Vec<T>, DeviceError> {
+        assert!(offset + (count * size_of::<T>()) as u64 <= self.bytes, "a download fits its buffer");
+        self.gpu.synchronise()?;
+        let mut values = vec![T::zeroed(); count];
+        if count > 0 {
+            // SAFETY: in bounds, and any bits are a `T`.
+            unsafe { result::memcpy_dtoh_sync(&mut values, self.address + offset) }
+                .map_err(failed("copying from the device"))?;
+        }
+        Ok(values)
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        let _ = self.gpu.bind();
+        let _ = self.gpu.synchronise();
+        // SAFETY: from `malloc_sync`, freed only here, and nothing that uses it is queued any more.
+        let _ = unsafe { result::free_sync(self.address) };
+    }
+}
+
+/// Page-locked host memory, which copies can read while the host goes on.
+#[derive(Debug)]
+pub struct PinnedBuffer {
+    gpu: Arc<Gpu>,
+    pointer: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory with one owner.
+unsafe impl Send for PinnedBuffer {}
+
+impl PinnedBuffer {
+    pub fn zeroed(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self, DeviceError> {
+        let bytes = bytes.max(256);
+        // SAFETY: freed once, in `drop`.
+        let pointer =
+            unsafe { result::malloc_host(bytes, 0) }.map_err(failed("allocating pinned memory"))?.cast::<u8>();
+        // SAFETY: just allocated, that long.
+        unsafe { pointer.write_bytes(0, bytes) };
+        Ok(PinnedBuffer { gpu: gpu.clone(), pointer, bytes })
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: owned, initialised, that long. Callers wait for queued copies before they change it.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: owned, initialised, that long.
+        unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) }
+    }
+}
+
+impl Drop for PinnedBuffer {
+    fn drop(&mut self) {
+        let _ = self.gpu.bind();
+        let _ = self.gpu.synchronise();
+        // SAFETY: from `malloc_host`, freed only here; no copy is queued any more.
+        let _ = unsafe { result::free_host(self.pointer.cast()) };
+    }
+}
+
+/// A loaded image.
+#[derive(Debug)]
+pub struct Module {
+    gpu: Arc<Gpu>,
+    module: sys::CUmodule,
+}
+
+// SAFETY: as for `Gpu`.
+unsafe impl Send for Module {}
+
+impl Module {
+    /// Loads a fatbin; `name` is for messages.
+    pub fn load(gpu: &Arc<Gpu>, name: &str, image: &[u8]) -> Result<Self, DeviceError> {
+        // The driver reads headers of 64-bit words.
+        let mut aligned = vec![0u64; image.len().div_ceil(8)];
+        bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..image.len()].copy_from_slice(image);
+        // SAFETY: a whole fatbin, which the driver copies.
+        let module = unsafe { result::module::load_data(aligned.as_ptr().cast()) }.map_err(|error| {
+            DeviceError::Unsupported {
+                subject: format!("kernels ({name})"),
+                expected: "a driver for CUDA 13 and a GPU of compute capability 8.0 or newer".to_owned(),
+                found: format!("{error}, compute capability {}.{}", gpu.capability.0, gpu.capability.1),
+            }
+        })?;
+        Ok(Module { gpu: gpu.clone(), module })
+    }
+
+    /// Resolves a kernel that is launched with `shared_bytes` of dynamic shared memory.
+    pub fn kernel(&self, name: &'static str, shared_bytes: u32) -> Result<Kernel, DeviceError> {
+        let c_name = CString::new(name).map_err(|_| DeviceError::NoGpu { reason: format!("{name} is no name") })?;
+        // SAFETY: the module is loaded.
+        let function = unsafe { result::module::get_function(self.module, c_name) }.map_err(failed(name))?;
+        const WITHOUT_ASKING: u32 = 48 << 10;
+        if shared_bytes > WITHOUT_ASKING {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a loaded module.
+            unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) }
+                .map_err(failed(name))?;
+        }
+        Ok(Kernel { name, function, shared_bytes })
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        let _ = self.gpu.bind();
+        // SAFETY: loaded in `load`, unloaded only here.
+        let _ = unsafe { result::module::unload(self.module) };
+    }
+}
+
+/// A kernel of a module that the device keeps loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    pub name: &'static str,
+    function: sys::CUfunction,
+    shared_bytes: u32,
+}
+
+// SAFETY: as for `Gpu`.
+unsafe impl Send for Kernel {}
+
+/// The bytes of a value without padding, for uploads.
+pub fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: used with the structs of abi.rs, which have no padding (a test compares sums of field sizes with sizes).
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}

@@ -1,0 +1,73 @@
+//! The kernels, all resolved when the device opens: a missing name fails at start-up.
+
+use std::sync::Arc;
+
+use crate::device::DeviceError;
+
+use super::abi::*;
+use super::driver::{Gpu, Kernel, Module};
+
+/// Head sizes that attention is compiled for; others use the next larger one.
+pub const HEAD_DIMS: [u32; 5] = [32, 64, 96, 128, 256];
+/// Rows that the matrix-vector kernel is compiled for.
+pub const SMALL_ROWS: [u32; 4] = [1, 2, 4, 8];
+
+#[derive(Debug)]
+pub struct Kernels {
+    pub embed: Kernel,
+    pub norm: Kernel,
+    pub quantise: Kernel,
+    pub finish_qkv: Kernel,
+    pub copy_blocks: Kernel,
+    pub repack: Kernel,
+    pub linear_small: [Kernel; 4],
+    pub attend: [Kernel; 5],
+    /// Kept loaded.
+    _modules: Vec<Module>,
+}
+
+macro_rules! fatbin {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")).as_slice())
+    };
+}
+
+impl Kernels {
+    pub fn load(gpu: &Arc<Gpu>) -> Result<Kernels, DeviceError> {
+        let load = |(name, image)| Module::load(gpu, name, image);
+        let (rows, repack) = (load(fatbin!("rows"))?, load(fatbin!("repack"))?);
+        let (small, attend) = (load(fatbin!("linear_small"))?, load(fatbin!("attend"))?);
+        Ok(Kernels {
+            embed: rows.kernel("kiln_embed", 0)?,
+            norm: rows.kernel("kiln_norm", 0)?,
+            quantise: rows.kernel("kiln_quantise", 0)?,
+            finish_qkv: rows.kernel("kiln_finish_qkv", 0)?,
+            copy_blocks: rows.kernel("kiln_copy_blocks", 0)?,
+            repack: repack.kernel("kiln_repack", 0)?,
+            linear_small: [
+                small.kernel("kiln_linear_small_1", 0)?,
+                small.kernel("kiln_linear_small_2", 0)?,
+                small.kernel("kiln_linear_small_4", 0)?,
+                small.kernel("kiln_linear_small_8", 0)?,
+            ],
+            attend: [
+                attend.kernel("kiln_attend_32", attend_shared_bytes(32))?,
+                attend.kernel("kiln_attend_64", attend_shared_bytes(64))?,
+                attend.kernel("kiln_attend_96", attend_shared_bytes(96))?,
+                attend.kernel("kiln_attend_128", attend_shared_bytes(128))?,
+                attend.kernel("kiln_attend_256", attend_shared_bytes(256))?,
+            ],
+            _modules: vec![rows, repack, small, attend],
+        })
+    }
+}
+
+/// `sizeof(AttendShared<head_dim>)` of cuda/attend.cu, whose members these are in order.
+fn attend_shared_bytes(head_dim: u32) -> u32 {
+    let (pairs, warps) = (KILN_ATTEND_PAIRS, KILN_ATTEND_THREADS / 32);
+    let queries = 2 * pairs * (head_dim + if head_dim.is_multiple_of(64) { 32 } else { 0 }) * 2;
+    let weights = (2 * pairs * (KILN_ATTEND_SEGMENT + 8) * 2).max(pairs * head_dim * 4);
+    let values = warps * 2 * 32 * (((head_dim / warps / 8) | 1) * 8) * 2;
+    let extremes = 2 * warps * pairs * 4;
+    queries + weights + values + extremes + 16
+}

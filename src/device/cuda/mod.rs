@@ -1,0 +1,210 @@
+//! The CUDA device: hand-written kernels (`cuda/`), one parameter struct each, launched on one stream.
+//!
+//! `driver` talks to the GPU, `upload` brings the weights into tiles, `plan` makes launches of a program, `inputs` is what changes from
+//! step to step, `abi` is shared with the kernels.
+
+mod abi;
+mod checkpoints;
+mod driver;
+mod inputs;
+mod kernels;
+mod plan;
+mod upload;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::TokenId;
+use crate::model::Program;
+use crate::weights::TensorSource;
+
+use super::sampler::{HostSampler, SampleRow};
+use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse, StepOutput};
+
+use abi::*;
+use driver::{DeviceBuffer, Gpu, PinnedBuffer};
+use inputs::StepShape;
+use kernels::{Kernels, SMALL_ROWS};
+use plan::{Launch, Plan};
+
+/// The device.
+#[derive(Debug)]
+pub struct CudaDevice {
+    // Dropped in this order: what was allocated before the context it was allocated in.
+    plan: Plan,
+    staging: PinnedBuffer,
+    copies: DeviceBuffer,
+    kernels: Kernels,
+    gpu: Arc<Gpu>,
+    limits: Limits,
+    vocab_size: usize,
+    hidden_size: usize,
+    sampler: HostSampler,
+    queue: VecDeque<Vec<SampleRow>>,
+    /// The last submitted step.
+    last: Batch,
+}
+
+/// Blocks of one launch of the copy kernel.
+const COPIES_MAX: usize = 1024;
+
+impl CudaDevice {
+    /// Uploads the weights of `program` to GPU `ordinal` and allocates everything for `limits`.
+    ///
+    /// # Errors
+    /// `NoGpu` without a driver or GPU, `OutOfMemory` with the flag to lower, `Unsupported` for what no kernel does.
+    pub fn prepare(
+        program: &Program,
+        weights: &dyn TensorSource,
+        limits: &Limits,
+        ordinal: i32,
+    ) -> Result<CudaDevice, DeviceError> {
+        let gpu = Gpu::open(ordinal)?;
+        let kernels = Kernels::load(&gpu)?;
+        let plan = Plan::new(&gpu, &kernels, program, weights, limits)?;
+        let staging = PinnedBuffer::zeroed(&gpu, plan.layout.bytes as usize)?;
+        let copies = DeviceBuffer::zeroed(&gpu, "block copies", 8 * COPIES_MAX as u64, "--ctx-size")?;
+        gpu.synchronise()?;
+        Ok(CudaDevice {
+            plan,
+            staging,
+            copies,
+            kernels,
+            gpu,
+            limits: limits.clone(),
+            vocab_size: program.vocab_size as usize,
+            hidden_size: program.hidden_size as usize,
+            sampler: HostSampler::new(limits.slots_max, program.vocab_size),
+            queue: VecDeque::new(),
+            last: Batch::default(),
+        })
+    }
+
+    fn launch(&self, launch: &Launch, shape: &StepShape) -> Result<(), DeviceError> {
+        let (gpu, kernels, rows) = (&self.gpu, &self.kernels, shape.rows);
+        match launch {
+            Launch::Embed(p) => gpu.launch(&kernels.embed, [rows, 1, 1], 256, p),
+            Launch::Norm(p) => {
+                let rows = if p.logit_rows == 0 { rows } else { shape.logit_rows };
+                gpu.launch(&kernels.norm, [rows, 1, 1], KILN_NORM_THREADS, p)
+            }
+            Launch::Linear(p) => {
+                let rows = if p.logit_rows == 0 { rows } else { shape.logit_rows };
+                let bucket = SMALL_ROWS.iter().position(|&n| rows <= n).unwrap_or(SMALL_ROWS.len() - 1);
+                let matrices = &p.matrices[..p.num_matrices as usize];
+                let tiles = match p.epilogue {
+                    KILN_STORE => matrices.iter().map(|m| m.tiles).sum(),
+                    // Whole blocks of the next linear's input.
+                    _ => matrices[0].tiles,
+                };
+                let blocks = p.matrices[0].blocks;
+                let segment = blocks.div_ceil(KILN_SEGMENTS_MAX).max(KILN_SEGMENT_BLOCKS_MIN);
+                let groups = rows.div_ceil(SMALL_ROWS[bucket]);
+                gpu.launch(&kernels.linear_small[bucket], [tiles, groups, 1], 32 * blocks.div_ceil(segment), p.as_ref())
+            }
+            Launch::FinishQkv(p) => gpu.launch(&kernels.finish_qkv, [rows, 1, 1], 128, p.as_ref()),
+            Launch::Attend(p, kernel) => {
+                let grid = [shape.attend_items, p.kv_heads, 1];
+                gpu.launch(&kernels.attend[*kernel], grid, KILN_ATTEND_THREADS, p.as_ref())
+            }
+            Launch::QuantiseAttended(p) => {
+                gpu.launch(&kernels.quantise, [rows, 1, 1], 256, &KilnQuantiseParams { num_rows: rows, ..*p })
+            }
+        }
+    }
+}
+
+impl Device for CudaDevice {
+    fn name(&self) -> String {
+        let (major, minor) = self.gpu.capability;
+        format!("cuda ({}, compute capability {major}.{minor})", self.gpu.name)
+    }
+
+    fn memory(&self) -> MemoryUse {
+        MemoryUse {
+            weights_bytes: self.plan.weights.bytes(),
+            kv_arena_bytes: self.plan.kv.buffer.bytes(),
+            workspace_bytes: self.plan.work.buffer.bytes() + self.plan.inputs.bytes() + self.copies.bytes(),
+        }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn steps_in_flight_max(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        batch.check(&self.limits, self.vocab_size as u32)?;
+        self.gpu.bind()?;
+        for start in &batch.starts {
+            self.sampler.start(start);
+        }
+        // A row that failed has no token; its sequence ends, and what it computes is dropped.
+        let sampler = &self.sampler;
+        let token = |slot| sampler.last_sampled(slot).unwrap_or(TokenId(0));
+        let shape = self.plan.layout.fill(self.staging.bytes_mut(), batch, token)?;
+        self.plan.inputs.upload(0, &self.staging.bytes()[..shape.upload_bytes])?;
+        for launch in &self.plan.launches {
+            self.launch(launch, &shape)?;
+        }
+        self.last = batch.clone();
+        self.queue.push_back(Vec::new());
+        Ok(())
+    }
+
+    fn sample(&mut self, rows: &[SampleRow]) -> Result<(), DeviceError> {
+        if let Some(samples) = self.queue.back_mut() {
+            *samples = rows.to_vec();
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<StepOutput, DeviceError> {
+        let Some(samples) = self.queue.pop_front() else { return Ok(StepOutput::default()) };
+        self.gpu.bind()?;
+        self.gpu.synchronise()?;
+        let mut output = StepOutput::default();
+        for row in &samples {
+            let offset = self.plan.work.logits - self.plan.work.buffer.address();
+            let offset = offset + 4 * u64::from(row.logit_row) * self.vocab_size as u64;
+            let logits: Vec<f32> = self.plan.work.buffer.download(offset, self.vocab_size)?;
+            output.sampled.push(self.sampler.sample(&logits, row));
+        }
+        Ok(output)
+    }
+
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), DeviceError> {
+        let num_blocks = self.limits.num_blocks;
+        if let Some(bad) = copies.iter().flat_map(|c| [c.from, c.to]).find(|b| b.0 >= num_blocks) {
+            return Err(DeviceError::Limit { what: "block id", limit: u64::from(num_blocks) - 1, asked: bad.0.into() });
+        }
+        self.gpu.bind()?;
+        for copies in copies.chunks(COPIES_MAX) {
+            let pairs: Vec<[u32; 2]> = copies.iter().map(|c| [c.from.0, c.to.0]).collect();
+            self.copies.upload(0, &pairs)?;
+            let params = KilnCopyBlocksParams {
+                cache: self.plan.kv.buffer.address(),
+                pairs: self.copies.address(),
+                block_stride: self.plan.kv.block_stride,
+                num_pairs: pairs.len() as u32,
+                pad: 0,
+            };
+            self.gpu.launch(&self.kernels.copy_blocks, [params.num_pairs, 16, 1], 256, &params)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
+        self.gpu.bind()?;
+        self.read_checkpoint(checkpoint)
+    }
+
+    fn write(&mut self, batch: &Batch, checkpoint: Checkpoint, values: &[f32]) -> Result<(), DeviceError> {
+        batch.check(&self.limits, self.vocab_size as u32)?;
+        self.gpu.bind()?;
+        self.write_checkpoint(batch, checkpoint, values)
+    }
+}

@@ -1,0 +1,429 @@
+//! A program as launches: parameter structs with every address filled in, once.
+
+use std::sync::Arc;
+
+use crate::device::{DeviceError, Limits};
+use crate::model::{Activation, DeltaInput, Epilogue, LinearOp, Program, Prologue, RopePairing, StageOp};
+use crate::weights::TensorSource;
+
+use super::abi::*;
+use super::driver::{DeviceBuffer, Gpu};
+use super::inputs::StepLayout;
+use super::kernels::{HEAD_DIMS, Kernels};
+use super::upload::{WeightPlan, Weights};
+
+/// One launch of a step, but for its grid.
+#[derive(Clone, Debug)]
+pub enum Launch {
+    Embed(KilnEmbedParams),
+    /// Of all rows, or of the logit rows.
+    Norm(KilnNormParams),
+    /// Gated epilogues take tile pairs.
+    Linear(Box<KilnLinearParams>),
+    FinishQkv(Box<KilnFinishQkvParams>),
+    /// With the index of the kernel for its head size.
+    Attend(Box<KilnAttendParams>, usize),
+    /// The attention outputs' int8 blocks, where heads are no whole blocks.
+    QuantiseAttended(KilnQuantiseParams),
+}
+
+/// Everything that a step works in; allocated once, cleared once.
+#[derive(Debug)]
+pub struct Workspace {
+    pub buffer: DeviceBuffer,
+    pub residual: u64,
+    pub delta: u64,
+    pub qkv: u64,
+    pub logits: u64,
+    pub normed: KilnActivations,
+    pub attended: KilnActivations,
+    pub gated: KilnActivations,
+    pub parts: u64,
+    pub counters: u64,
+    /// Columns of the rows of `Query`, of one whole `qkv` row, of `AttendOutput` and of `GatedOutput`, in the last layer.
+    pub query_cols: u32,
+    pub qkv_cols: u32,
+    pub attended_cols: u32,
+    pub gated_cols: u32,
+}
+
+/// One layer's place in a cache block.
+#[derive(Clone, Copy, Debug)]
+pub struct KvLayer {
+    /// f16 elements from the block's start.
+    pub offset: u64,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+}
+
+/// The cache: `[block][layer][kv head]{keys, values}[token][head_dim]`, f16.
+#[derive(Debug)]
+pub struct KvArena {
+    pub buffer: DeviceBuffer,
+    pub block_stride: u64,
+    pub layers: Vec<Option<KvLayer>>,
+}
+
+/// A program, ready.
+#[derive(Debug)]
+pub struct Plan {
+    pub launches: Vec<Launch>,
+    pub weights: Weights,
+    pub work: Workspace,
+    pub kv: KvArena,
+    pub inputs: DeviceBuffer,
+    pub layout: StepLayout,
+}
+
+impl Plan {
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        kernels: &Kernels,
+        program: &Program,
+        source: &dyn TensorSource,
+        limits: &Limits,
+    ) -> Result<Plan, DeviceError> {
+        check(program, limits)?;
+        let mut weight_plan = WeightPlan::default();
+        plan_weights(program, &mut weight_plan);
+        let ropes = plan_ropes(program, limits, &mut weight_plan);
+        let weights = weight_plan.upload(gpu, kernels, source)?;
+        let layout = StepLayout::new(program, limits, gpu.sm_count);
+        let inputs = DeviceBuffer::zeroed(gpu, "step inputs", layout.bytes, "--ubatch-size")?;
+        let kv = kv_arena(gpu, program, limits)?;
+        let work = workspace(gpu, program, limits, &layout)?;
+        let mut builder = Builder {
+            program,
+            limits,
+            weights: &weights,
+            ropes,
+            layout: &layout,
+            inputs: &inputs,
+            kv: &kv,
+            work: &work,
+        };
+        let launches = builder.launches();
+        Ok(Plan { launches, weights, work, kv, inputs, layout })
+    }
+}
+
+fn unsupported(subject: &str, expected: &str, found: impl ToString) -> DeviceError {
+    DeviceError::Unsupported { subject: subject.into(), expected: expected.into(), found: found.to_string() }
+}
+
+fn check(program: &Program, limits: &Limits) -> Result<(), DeviceError> {
+    if limits.block_tokens == 0 || !limits.block_tokens.is_multiple_of(16) {
+        return Err(unsupported("block_tokens", "a multiple of 16", limits.block_tokens));
+    }
+    for op in &program.ops {
+        match op {
+            StageOp::Attend(op) if !op.head_dim.is_multiple_of(8) || op.head_dim > KILN_HEAD_DIM_MAX => {
+                return Err(unsupported("head_dim", "a multiple of 8, at most 256", op.head_dim));
+            }
+            StageOp::Linear(op) if matches!(op.epilogue, Epilogue::Delta) && op.rows() != program.hidden_size => {
+                return Err(unsupported("rows of a delta", &program.hidden_size.to_string(), op.rows()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn plan_weights(program: &Program, plan: &mut WeightPlan) {
+    for op in &program.ops {
+        match op {
+            StageOp::Embed(op) => plan.add_matrix(&op.table),
+            StageOp::Attend(_) => {}
+            StageOp::Linear(op) => {
+                op.weights.iter().for_each(|matrix| plan.add_matrix(matrix));
+                if let Prologue::AddNorm { delta, norm, .. } = &op.prologue {
+                    plan.add_vector(norm);
+                    if let DeltaInput::PostNormed(norm) = delta {
+                        plan.add_vector(norm);
+                    }
+                }
+                if let Epilogue::Qkv(e) = &op.epilogue {
+                    let vectors = [&e.q_bias, &e.k_bias, &e.v_bias, &e.q_norm, &e.k_norm];
+                    vectors.into_iter().flatten().for_each(|vector| plan.add_vector(vector));
+                }
+            }
+        }
+    }
+}
+
+/// Offsets of cosines and sines, `[position][pair]`, computed in f64.
+fn plan_ropes(program: &Program, limits: &Limits, plan: &mut WeightPlan) -> Vec<(u64, u64)> {
+    let table = |table: &crate::model::RopeTable, f: fn(f64) -> f64| {
+        let angles = (0..limits.context_tokens_max)
+            .flat_map(|position| table.inv_freq.iter().map(move |inv_freq| f64::from(position) * inv_freq));
+        angles.map(|angle| (f(angle) * f64::from(table.magnitude)) as f32).collect()
+    };
+    let tables = program.rope_tables.iter();
+    tables.map(|t| (plan.add_table(table(t, f64::cos)), plan.add_table(table(t, f64::sin)))).collect()
+}
+
+fn kv_arena(gpu: &Arc<Gpu>, program: &Program, limits: &Limits) -> Result<KvArena, DeviceError> {
+    let mut layers = vec![None; program.num_layers()];
+    for op in &program.ops {
+        let (layer, kv_heads, head_dim) = match op {
+            StageOp::Attend(op) => (op.layer, op.num_kv_heads, op.head_dim),
+            StageOp::Linear(op) => match &op.epilogue {
+                Epilogue::Qkv(e) => (op.layer, e.num_kv_heads, e.head_dim),
+                _ => continue,
+            },
+            StageOp::Embed(_) => continue,
+        };
+        layers[layer as usize] = Some(KvLayer { offset: 0, kv_heads, head_dim });
+    }
+    let mut block_stride = 0;
+    for layer in layers.iter_mut().flatten() {
+        layer.offset = block_stride;
+        block_stride += 2 * u64::from(layer.kv_heads) * u64::from(limits.block_tokens) * u64::from(layer.head_dim);
+    }
+    let bytes = 2 * block_stride * u64::from(limits.num_blocks);
+    let buffer = DeviceBuffer::zeroed(gpu, "the KV arena", bytes, "--ctx-size")?;
+    Ok(KvArena { buffer, block_stride, layers })
+}
+
+/// Largest widths over all ops, and those of the last layer for checkpoints.
+fn workspace(
+    gpu: &Arc<Gpu>,
+    program: &Program,
+    limits: &Limits,
+    layout: &StepLayout,
+) -> Result<Workspace, DeviceError> {
+    let (mut query_cols, mut qkv_cols, mut attended_cols, mut gated_cols) = (0, 0, 0, 0);
+    let (mut qkv_max, mut attended_max, mut gated_max, mut normed_max) = (0, 0, 0, program.hidden_size);
+    for op in &program.ops {
+        match op {
+            StageOp::Embed(_) => {}
+            StageOp::Attend(op) => {
+                (query_cols, attended_cols) = (op.num_heads * op.head_dim, op.num_heads * op.head_dim);
+                qkv_cols = (op.num_heads + 2 * op.num_kv_heads) * op.head_dim;
+            }
+            StageOp::Linear(op) => {
+                match &op.epilogue {
+                    Epilogue::Qkv(e) => {
+                        query_cols = e.num_heads * e.head_dim;
+                        qkv_cols = (e.num_heads + 2 * e.num_kv_heads) * e.head_dim;
+                    }
+                    Epilogue::Gated(_) => gated_cols = op.rows() / 2,
+                    Epilogue::Delta | Epilogue::Logits => {}
+                }
+                match op.prologue {
+                    Prologue::AddNorm { .. } => normed_max = normed_max.max(op.cols()),
+                    Prologue::AttendOutput => attended_cols = op.cols(),
+                    Prologue::GatedOutput => gated_cols = op.cols(),
+                }
+            }
+        }
+        qkv_max = qkv_max.max(qkv_cols);
+        attended_max = attended_max.max(attended_cols);
+        gated_max = gated_max.max(gated_cols);
+    }
+    let (rows, logit_rows) = (u64::from(limits.step_rows_max), u64::from(limits.logit_rows_max));
+    let mut bytes = 0;
+    let mut take = |size: u64| {
+        let at = bytes;
+        bytes += size.next_multiple_of(256);
+        at
+    };
+    let activation_offsets = |take: &mut dyn FnMut(u64) -> u64, rows: u64, cols: u32| {
+        let blocks = u64::from(cols.div_ceil(KILN_BLOCK));
+        let scales = rows * blocks * size_of::<KilnActivationScale>() as u64;
+        (take(4 * rows * blocks * 32), take(rows * blocks * 32), take(scales), blocks as u32)
+    };
+    let residual = take(4 * rows * u64::from(program.hidden_size));
+    let delta = take(4 * rows * u64::from(program.hidden_size));
+    let qkv = take(4 * rows * u64::from(qkv_max));
+    let logits = take(4 * logit_rows * u64::from(program.vocab_size));
+    let normed = activation_offsets(&mut take, rows.max(logit_rows), normed_max);
+    let attended = activation_offsets(&mut take, rows, attended_max);
+    let gated = activation_offsets(&mut take, rows, gated_max);
+    let parts = take(4 * layout.part_floats(program));
+    let counters = take(4 * layout.counters(program));
+    let buffer = DeviceBuffer::zeroed(gpu, "the workspace", bytes, "--ubatch-size or --ctx-size")?;
+    let base = buffer.address();
+    let activations = |(values, quants, scales, blocks): (u64, u64, u64, u32)| KilnActivations {
+        values: base + values,
+        quants: base + quants,
+        scales: base + scales,
+        blocks,
+        pad: 0,
+    };
+    Ok(Workspace {
+        residual: base + residual,
+        delta: base + delta,
+        qkv: base + qkv,
+        logits: base + logits,
+        normed: activations(normed),
+        attended: activations(attended),
+        gated: activations(gated),
+        parts: base + parts,
+        counters: base + counters,
+        query_cols,
+        qkv_cols,
+        attended_cols,
+        gated_cols,
+        buffer,
+    })
+}
+
+struct Builder<'a> {
+    program: &'a Program,
+    limits: &'a Limits,
+    weights: &'a Weights,
+    ropes: Vec<(u64, u64)>,
+    layout: &'a StepLayout,
+    inputs: &'a DeviceBuffer,
+    kv: &'a KvArena,
+    work: &'a Workspace,
+}
+
+/// The same rows with another width.
+pub fn with_cols(rows: KilnActivations, cols: u32) -> KilnActivations {
+    KilnActivations { blocks: cols.div_ceil(KILN_BLOCK), ..rows }
+}
+
+impl Builder<'_> {
+    fn step(&self) -> u64 {
+        self.inputs.address()
+    }
+
+    fn at(&self, offset: u64) -> u64 {
+        self.inputs.address() + offset
+    }
+
+    fn launches(&mut self) -> Vec<Launch> {
+        let mut launches = Vec::new();
+        for op in &self.program.ops {
+            match op {
+                StageOp::Embed(op) => launches.push(Launch::Embed(KilnEmbedParams {
+                    table: self.weights.matrix(&op.table),
+                    step: self.step(),
+                    rows: self.at(self.layout.rows),
+                    last_sampled: self.at(self.layout.last_sampled),
+                    residual: self.work.residual,
+                    cols: op.table.cols,
+                    scale: op.scale,
+                })),
+                StageOp::Attend(op) => self.attend(op, &mut launches),
+                StageOp::Linear(op) => self.linear(op, &mut launches),
+            }
+        }
+        launches
+    }
+
+    fn linear(&self, op: &LinearOp, launches: &mut Vec<Launch>) {
+        let of_logits = matches!(op.epilogue, Epilogue::Logits);
+        let input = match &op.prologue {
+            Prologue::AttendOutput => with_cols(self.work.attended, op.cols()),
+            Prologue::GatedOutput => with_cols(self.work.gated, op.cols()),
+            Prologue::AddNorm { delta, norm, norm_eps } => {
+                let out = with_cols(self.work.normed, op.cols());
+                launches.push(Launch::Norm(KilnNormParams {
+                    step: self.step(),
+                    logit_rows: if of_logits { self.at(self.layout.logit_rows) } else { 0 },
+                    residual: self.work.residual,
+                    delta: if matches!(delta, DeltaInput::None) { 0 } else { self.work.delta },
+                    post_norm: match delta {
+                        DeltaInput::PostNormed(norm) => self.weights.vector(norm),
+                        _ => 0,
+                    },
+                    norm: self.weights.vector(norm),
+                    out,
+                    cols: op.cols(),
+                    eps: *norm_eps,
+                }));
+                out
+            }
+        };
+        let mut offsets = [0; 3];
+        let mut matrices = [self.weights.matrix(&op.weights[0]); 3];
+        let mut offset = 0;
+        for (i, matrix) in op.weights.iter().enumerate() {
+            (matrices[i], offsets[i]) = (self.weights.matrix(matrix), offset);
+            offset += matrix.rows;
+        }
+        let (out, out_stride, epilogue) = match &op.epilogue {
+            Epilogue::Qkv(_) => (self.work.qkv, op.rows(), KILN_STORE),
+            Epilogue::Delta => (self.work.delta, op.rows(), KILN_STORE),
+            Epilogue::Logits => (self.work.logits, op.rows(), KILN_STORE),
+            Epilogue::Gated(Activation::Silu) => (0, 0, KILN_GATED_SILU),
+            Epilogue::Gated(Activation::GeluTanh) => (0, 0, KILN_GATED_GELU),
+        };
+        launches.push(Launch::Linear(Box::new(KilnLinearParams {
+            matrices,
+            offsets,
+            num_matrices: op.weights.len() as u32,
+            input,
+            step: self.step(),
+            logit_rows: of_logits.into(),
+            epilogue,
+            out,
+            out_stride,
+            pad: 0,
+            gated: with_cols(self.work.gated, op.rows() / 2),
+        })));
+        if let Epilogue::Qkv(e) = &op.epilogue {
+            let table = &self.program.rope_tables[e.rope];
+            let (cosines, sines) = self.ropes[e.rope];
+            launches.push(Launch::FinishQkv(Box::new(KilnFinishQkvParams {
+                step: self.step(),
+                rows: self.at(self.layout.rows),
+                block_tables: self.at(self.layout.block_tables),
+                qkv: self.work.qkv,
+                biases: [&e.q_bias, &e.k_bias, &e.v_bias].map(|b| self.weights.optional(b)),
+                norms: [&e.q_norm, &e.k_norm].map(|n| self.weights.optional(n)),
+                cosines: self.weights.table(cosines),
+                sines: self.weights.table(sines),
+                cache: self.kv.buffer.address(),
+                block_stride: self.kv.block_stride,
+                layer_offset: self.layer_offset(op.layer),
+                blocks_per_seq: self.layout.blocks_per_seq,
+                block_tokens: self.limits.block_tokens,
+                heads: e.num_heads,
+                kv_heads: e.num_kv_heads,
+                head_dim: e.head_dim,
+                rotary_dims: 2 * table.inv_freq.len() as u32,
+                adjacent: (table.pairing == RopePairing::Adjacent).into(),
+                eps: e.norm_eps,
+            })));
+        }
+    }
+
+    fn layer_offset(&self, layer: u32) -> u64 {
+        self.kv.layers[layer as usize].map_or(0, |layer| layer.offset)
+    }
+
+    fn attend(&self, op: &crate::model::AttendOp, launches: &mut Vec<Launch>) {
+        let cols = op.num_heads * op.head_dim;
+        let out = with_cols(self.work.attended, cols);
+        let kernel = HEAD_DIMS.iter().position(|&dim| op.head_dim <= dim).unwrap_or(HEAD_DIMS.len() - 1);
+        let params = KilnAttendParams {
+            step: self.step(),
+            rows: self.at(self.layout.rows),
+            items: self.at(self.layout.attend_items),
+            block_tables: self.at(self.layout.block_tables),
+            query: self.work.qkv,
+            cache: self.kv.buffer.address(),
+            out,
+            parts: self.work.parts,
+            counters: self.work.counters,
+            block_stride: self.kv.block_stride,
+            layer_offset: self.layer_offset(op.layer),
+            query_stride: (op.num_heads + 2 * op.num_kv_heads) * op.head_dim,
+            blocks_per_seq: self.layout.blocks_per_seq,
+            block_tokens: self.limits.block_tokens,
+            heads: op.num_heads,
+            kv_heads: op.num_kv_heads,
+            head_dim: op.head_dim,
+            window: op.window.unwrap_or(u32::MAX),
+            scale_log2: op.score_scale * std::f32::consts::LOG2_E,
+        };
+        launches.push(Launch::Attend(Box::new(params), kernel));
+        if !op.head_dim.is_multiple_of(KILN_BLOCK) {
+            launches.push(Launch::QuantiseAttended(KilnQuantiseParams { rows: out, cols, num_rows: 0 }));
+        }
+    }
+}
