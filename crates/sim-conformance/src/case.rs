@@ -49,16 +49,18 @@ impl Case {
     /// # Panics
     /// Names the instruction that does not.
     pub(crate) fn assert_exercises<'a>(&self, ptx: &str, launched: impl Iterator<Item = &'a String> + Clone) {
-        let mut body = false;
+        // Braces also group inline assembly and vectors: a body ends where all are closed.
+        let (mut body, mut depth) = (false, 0);
         let mut words = BTreeSet::new();
         for line in ptx.lines() {
-            let is_function = line.contains(".func ");
-            if let Some((_, name)) = line.split_once(".entry ") {
+            if depth == 0 && line.contains(".func ") {
+                body = true;
+            } else if let (0, Some((_, name))) = (depth, line.split_once(".entry ")) {
                 body = launched.clone().any(|l| l == name.trim_end_matches(['(', ')']));
-            } else if is_function || line.starts_with('}') {
-                body = is_function;
             }
-            if body {
+            depth += line.matches('{').count();
+            depth = depth.saturating_sub(line.matches('}').count());
+            if body && depth > 0 {
                 words.extend(line.split([' ', '\t', ';', ',', '{', '}']));
             }
         }

@@ -36,7 +36,7 @@ pub fn conform(name: &str, body: impl FnMut(&Sim)) {
 /// # Panics
 /// If the PTX does not load, or lacks an instruction that the case exercises.
 pub fn conform_ptx(case: &Case, ptx: &str, mut body: impl FnMut(&Sim)) {
-    let config = GpuConfig { checks: Checks::ALL, instructions_max: 200_000_000, ..GpuConfig::default() };
+    let config = GpuConfig { checks: Checks::ALL, instructions_max: 30_000_000, ..GpuConfig::default() };
     let gpu = Gpu::new(config);
     let module = LoadedModule::load(&gpu, ptx, case.name).unwrap_or_else(|e| panic!("{e}"));
     let mut sim = Sim { gpu, module, seed: 0, launched: RefCell::default() };

@@ -2,8 +2,9 @@
 
 mod cooperative_groups;
 mod cub;
+mod libcudacxx;
 
 use crate::case::Case;
 
 /// In the order of the table.
-pub const FAMILIES: &[&[Case]] = &[cub::CASES, cooperative_groups::CASES];
+pub const FAMILIES: &[&[Case]] = &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES];

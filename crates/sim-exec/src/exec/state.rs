@@ -147,6 +147,14 @@ pub struct Fragment {
     pub pc: u32,
     pub mask: Mask,
     pub wait: Option<Wait>,
+    /// The warp's instruction count when the fragment last ran.
+    pub ran: u64,
+}
+
+impl Fragment {
+    pub fn new(pc: u32, mask: Mask, wait: Option<Wait>) -> Self {
+        Fragment { pc, mask, wait, ran: 0 }
+    }
 }
 
 /// One warp.
@@ -265,7 +273,7 @@ impl Warp {
             id,
             registers,
             preds: vec![0; program.preds],
-            fragments: vec![Fragment { pc: 0, mask: live, wait: None }],
+            fragments: vec![Fragment::new(0, live, None)],
             live,
             carry: 0,
             local: vec![0; program.local_bytes as usize * 32],

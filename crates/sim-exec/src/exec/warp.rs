@@ -1,7 +1,8 @@
 //! One warp's turn: choosing a fragment, running it until it waits, splits or meets another.
 //!
 //! Divergence follows the smallest program counter, which reconverges structured code at its join. Fragments whose turn never
-//! comes because others loop get one after [`PATIENCE`] backward branches, so that lanes can wait for lanes of their own warp.
+//! comes because others loop get one after [`PATIENCE`] backward branches, the one that has waited longest first, so that lanes
+//! can wait for lanes of their own warp.
 
 use super::locate;
 use super::state::{Cluster, Cta, Fault, Fragment, Launch, Wait, Warp};
@@ -102,7 +103,7 @@ impl Step<'_, '_> {
         }
         let ready = (0..self.warp.fragments.len()).filter(|&i| self.is_ready(&self.warp.fragments[i]));
         let i = if impatient {
-            ready.max_by_key(|&i| self.warp.fragments[i].pc)?
+            ready.min_by_key(|&i| self.warp.fragments[i].ran)?
         } else {
             ready.min_by_key(|&i| self.warp.fragments[i].pc)?
         };
@@ -151,8 +152,8 @@ impl Step<'_, '_> {
                     let rest = fragment.mask & !active;
                     if rest != 0 {
                         self.tally.at(self.pc).divergent_branches += 1;
-                        self.park(Fragment { pc: fragment.pc + 1, mask: rest, wait: None });
-                        self.park(Fragment { pc: target, mask: active, wait: None });
+                        self.park(Fragment::new(fragment.pc + 1, rest, None));
+                        self.park(Fragment::new(target, active, None));
                         return Ok(self.turn_over(end));
                     }
                     let backward = target <= fragment.pc;
@@ -167,10 +168,10 @@ impl Step<'_, '_> {
                 }
                 Flow::BranchLanes(targets) => {
                     for &(pc, mask) in targets.iter() {
-                        self.park(Fragment { pc, mask, wait: None });
+                        self.park(Fragment::new(pc, mask, None));
                     }
                     if fragment.mask & !active != 0 {
-                        self.park(Fragment { pc: fragment.pc + 1, mask: fragment.mask & !active, wait: None });
+                        self.park(Fragment::new(fragment.pc + 1, fragment.mask & !active, None));
                     }
                     return Ok(self.turn_over(end));
                 }
@@ -188,9 +189,9 @@ impl Step<'_, '_> {
                         self.tally.withdraw(fragment.pc, active);
                     }
                     if fragment.mask & !active != 0 {
-                        self.park(Fragment { pc: fragment.pc + 1, mask: fragment.mask & !active, wait: None });
+                        self.park(Fragment::new(fragment.pc + 1, fragment.mask & !active, None));
                     }
-                    self.park(Fragment { pc: fragment.pc, mask: active, wait: Some(wait) });
+                    self.park(Fragment::new(fragment.pc, active, Some(wait)));
                     return Ok(self.turn_over(end));
                 }
                 Flow::Yield => {
@@ -227,7 +228,8 @@ impl Step<'_, '_> {
     }
 
     /// Puts a fragment back, joining it with one that is ready, or waits for lanes, at the same place.
-    fn park(&mut self, fragment: Fragment) {
+    fn park(&mut self, mut fragment: Fragment) {
+        fragment.ran = self.warp.instructions;
         let joins = |wait: Option<Wait>| matches!(wait, None | Some(Wait::Converge { .. }));
         for other in &mut self.warp.fragments {
             if other.pc == fragment.pc && joins(other.wait) && joins(fragment.wait) {
