@@ -5,7 +5,7 @@ use crate::finding::Place;
 use crate::lanes::approx::ApproxOp;
 use crate::lanes::convert::Conversion;
 use crate::lanes::{CompareFn, LaneFn};
-use crate::matrix::MmaShape;
+use crate::matrix::{Kind, Tile};
 
 /// Index of a register of 32 × 64 bits.
 pub type Slot = u16;
@@ -243,6 +243,28 @@ pub enum MbarrierOp {
     },
 }
 
+/// ldmatrix and stmatrix: 8 × 8 matrices of 16-bit elements, one per register.
+#[derive(Clone, Debug)]
+pub struct MatrixMove {
+    pub transposed: bool,
+    /// `Shared` or `Generic`.
+    pub space: Space,
+    pub registers: Box<[Slot]>,
+    pub address: Address,
+}
+
+/// `d = a b + c` on register fragments: mma.sync and wmma.mma.
+#[derive(Clone, Debug)]
+pub struct Mma {
+    pub tile: Tile,
+    pub kind: Kind,
+    pub multiply_adds: u64,
+    pub d: Box<[Slot]>,
+    pub a: Box<[Slot]>,
+    pub b: Box<[Slot]>,
+    pub c: Box<[Slot]>,
+}
+
 /// Every operation that the executor knows.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -435,27 +457,13 @@ pub enum Op {
         mask: Slot,
     },
     // Matrices.
-    LoadMatrix {
-        transposed: bool,
-        d: Box<[Slot]>,
-        address: Address,
-    },
-    StoreMatrix {
-        transposed: bool,
-        values: Box<[Slot]>,
-        address: Address,
-    },
+    LoadMatrix(Box<MatrixMove>),
+    StoreMatrix(Box<MatrixMove>),
     MoveMatrix {
         d: Slot,
         a: Slot,
     },
-    Mma {
-        shape: MmaShape,
-        d: Box<[Slot]>,
-        a: Box<[Slot]>,
-        b: Box<[Slot]>,
-        c: Box<[Slot]>,
-    },
+    Mma(Box<Mma>),
     // Asynchronous copies.
     CopyAsync {
         to: Address,

@@ -20,6 +20,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/device/cpu/checkpoints.rs", "reads and writes those buffers between steps"),
     ("src/device/cpu/mod.rs", "reads logits between steps"),
     ("src/device/cuda/driver.rs", "calls the CUDA driver"),
+    ("crates/sim-exec/src/matrix/vector.rs", "loops compiled for an instruction set"),
     ("tests/weights_fuzz.rs", "counts allocations"),
 ];
 

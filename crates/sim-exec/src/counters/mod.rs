@@ -118,6 +118,8 @@ counters! {
     local_stores,
     /// Warp loads of kernel parameters.
     param_loads,
+    /// Multiply-adds of f64 matrices.
+    multiply_adds_f64,
     /// Multiply-adds of f16 matrices.
     multiply_adds_f16,
     /// Multiply-adds of bf16 matrices.
@@ -128,6 +130,10 @@ counters! {
     multiply_adds_f8,
     /// Multiply-adds of 8-bit integer matrices.
     multiply_adds_i8,
+    /// Multiply-adds of 4-bit integer matrices.
+    multiply_adds_i4,
+    /// Combined and counted bits of one-bit matrices.
+    multiply_adds_b1,
 }
 
 impl Counters {
@@ -138,11 +144,14 @@ impl Counters {
 
     /// Multiply-adds of matrix instructions, all types.
     pub fn multiply_adds(&self) -> u64 {
-        self.multiply_adds_f16
+        self.multiply_adds_f64
+            + self.multiply_adds_f16
             + self.multiply_adds_bf16
             + self.multiply_adds_tf32
             + self.multiply_adds_f8
             + self.multiply_adds_i8
+            + self.multiply_adds_i4
+            + self.multiply_adds_b1
     }
 
     /// Sectors of global loads and stores over the ideal: 1 is the best; `None` without such accesses.

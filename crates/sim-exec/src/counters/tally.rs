@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Counters;
 use crate::lanes::Mask;
-use crate::matrix::Element;
+use crate::matrix::Kind;
 use crate::program::{Op, Program};
 
 /// How often an instruction was issued, and for how many lanes in all.
@@ -141,24 +141,27 @@ impl Tally {
         counters.active_lanes += lanes;
         counters.add_class(program.classes[pc], times);
         self.accesses[pc].add_to(counters);
-        if let Some((element, multiply_adds)) = multiply_adds(&program.instructions[pc].op) {
+        if let Some((kind, multiply_adds)) = multiply_adds(&program.instructions[pc].op) {
             // Matrix instructions run with all lanes or, predicated off, with none.
-            let counter = match element {
-                Element::F16 => &mut counters.multiply_adds_f16,
-                Element::Bf16 => &mut counters.multiply_adds_bf16,
-                Element::Tf32 => &mut counters.multiply_adds_tf32,
-                Element::E4m3 | Element::E5m2 => &mut counters.multiply_adds_f8,
-                Element::U8 | Element::S8 => &mut counters.multiply_adds_i8,
+            let counter = match kind {
+                Kind::F64 => &mut counters.multiply_adds_f64,
+                Kind::F16 => &mut counters.multiply_adds_f16,
+                Kind::Bf16 => &mut counters.multiply_adds_bf16,
+                Kind::Tf32 => &mut counters.multiply_adds_tf32,
+                Kind::F8 => &mut counters.multiply_adds_f8,
+                Kind::I8 => &mut counters.multiply_adds_i8,
+                Kind::I4 => &mut counters.multiply_adds_i4,
+                Kind::B1 => &mut counters.multiply_adds_b1,
             };
             *counter += lanes / 32 * multiply_adds;
         }
     }
 }
 
-/// Element type and multiply-adds per warp of a matrix instruction.
-fn multiply_adds(op: &Op) -> Option<(Element, u64)> {
+/// Kind of elements and multiply-adds per warp of a matrix instruction.
+fn multiply_adds(op: &Op) -> Option<(Kind, u64)> {
     match op {
-        Op::Mma { shape, .. } => Some((shape.a, 16 * 8 * shape.k as u64)),
+        Op::Mma(mma) => Some((mma.kind, mma.multiply_adds)),
         _ => None,
     }
 }

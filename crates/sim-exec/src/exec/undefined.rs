@@ -256,9 +256,9 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
             let values = atomic.value.iter().copied().chain(atomic.swap).collect();
             vec![address(&atomic.address), (values, "what an atomic operation writes")]
         }
-        Op::LoadMatrix { address: a, .. } => vec![address(a)],
-        Op::StoreMatrix { values, address: a, .. } => vec![address(a), (values.to_vec(), "a stored matrix")],
-        Op::Mma { a, b, c, .. } => vec![([a.to_vec(), b.to_vec(), c.to_vec()].concat(), "a matrix product")],
+        Op::LoadMatrix(load) => vec![address(&load.address)],
+        Op::StoreMatrix(store) => vec![address(&store.address), (store.registers.to_vec(), "a stored matrix")],
+        Op::Mma(mma) => vec![([&*mma.a, &*mma.b, &*mma.c].concat(), "a matrix product")],
         Op::MoveMatrix { a, .. } => vec![(vec![*a], "a moved matrix")],
         Op::CopyAsync { to, from, from_bytes, .. } => {
             vec![address(to), address(from), (from_bytes.iter().copied().collect(), "the length of a copy")]

@@ -374,9 +374,7 @@ impl Step<'_, '_> {
                 Some(wait) => Ok(wait),
                 None => self.between_lanes(op, active),
             },
-            Op::LoadMatrix { .. } | Op::StoreMatrix { .. } | Op::MoveMatrix { .. } | Op::Mma { .. } => {
-                self.matrix(op, active)
-            }
+            Op::LoadMatrix(_) | Op::StoreMatrix(_) | Op::MoveMatrix { .. } | Op::Mma(_) => self.matrix(op, active),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } => self.copy(op, active),
             Op::Mbarrier { op, address, cluster } => self.mbarrier(op, address, *cluster, active),
             Op::Printf { format, arguments, d } => self.printf(*format, *arguments, *d, active),

@@ -1,51 +1,63 @@
 //! mma, ldmatrix, stmatrix and movmatrix.
 
 use super::functions::Lowering;
+use super::memory::space;
 use super::modifiers::Modifiers;
 use super::source::{Instruction, Operand};
-use crate::matrix::{Accumulator, Element, MmaShape};
-use crate::program::{Op, Slot};
+use crate::matrix::{Kind, Tile, Types};
+use crate::program::{MatrixMove, Mma, Op, Slot, Space};
 
 pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     m.drop_all(&["sync", "aligned"]);
-    if i.opcode == "mma" {
-        return mma(l, i, m);
+    match i.opcode.as_str() {
+        "mma" => mma(l, i, m),
+        "movmatrix" => {
+            if !m.take("m8n8") || !m.take("trans") || m.take_types() != ["b16"] {
+                return Err("expected .m8n8.trans.b16".into());
+            }
+            let (d, a) = (operand(i, 0)?, operand(i, 1)?);
+            Ok(Op::MoveMatrix { d: l.builder.destination(d)?, a: l.builder.source(a, "b32")? })
+        }
+        _ => matrix_move(l, i, m),
     }
+}
+
+/// ldmatrix and stmatrix.
+fn matrix_move(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     if !m.take("m8n8") || m.take_types() != ["b16"] {
         return Err("only 8x8 matrices of .b16 are supported".into());
     }
-    m.drop_all(&["shared", "shared::cta"]);
     let count = match m.take_one(&["x1", "x2", "x4"]) {
         Some("x4") => 4,
         Some("x2") => 2,
-        _ => 1,
+        Some(_) => 1,
+        None => return Err("expected .x1, .x2 or .x4".into()),
     };
     let transposed = m.take("trans");
-    match i.opcode.as_str() {
-        "movmatrix" => {
-            let (d, a) = (destinations(l, operand(i, 0)?)?, sources(l, operand(i, 1)?)?);
-            Ok(Op::MoveMatrix { d: d[0], a: a[0] })
-        }
-        "ldmatrix" => {
-            let d = counted(destinations(l, operand(i, 0)?)?, count)?;
-            Ok(Op::LoadMatrix { transposed, d, address: l.builder.address(operand(i, 1)?)?.0 })
-        }
-        _ => {
-            let values = counted(sources(l, operand(i, 1)?)?, count)?;
-            Ok(Op::StoreMatrix { transposed, values, address: l.builder.address(operand(i, 0)?)?.0 })
-        }
+    let space = space(m);
+    if !matches!(space, Space::Shared | Space::Generic) {
+        return Err("expected shared or generic addresses".into());
     }
+    let load = i.opcode == "ldmatrix";
+    let (values, address) = if load { (operand(i, 0)?, operand(i, 1)?) } else { (operand(i, 1)?, operand(i, 0)?) };
+    let registers = if load { destinations(l, values)? } else { sources(l, values, "b32")? };
+    let registers = counted("matrices", registers, count)?;
+    let (address, binding) = l.builder.address(address)?;
+    // A variable's address is an offset in its own space.
+    let space = if binding.is_some() { Space::Shared } else { space };
+    let matrix_move = Box::new(MatrixMove { transposed, space, registers, address });
+    Ok(if load { Op::LoadMatrix(matrix_move) } else { Op::StoreMatrix(matrix_move) })
 }
 
 fn operand(i: &Instruction, n: usize) -> Result<&Operand, String> {
     i.operands.get(n).ok_or_else(|| format!("expected at least {} operands, found {}", n + 1, i.operands.len()))
 }
 
-fn counted(slots: Vec<Slot>, count: usize) -> Result<Box<[Slot]>, String> {
+fn counted(what: &str, slots: Vec<Slot>, count: usize) -> Result<Box<[Slot]>, String> {
     if slots.len() == count {
         Ok(slots.into())
     } else {
-        Err(format!("expected {count} registers, found {}", slots.len()))
+        Err(format!("expected {count} registers for {what}, found {}", slots.len()))
     }
 }
 
@@ -56,47 +68,49 @@ fn destinations(l: &mut Lowering<'_>, operand: &Operand) -> Result<Vec<Slot>, St
     }
 }
 
-fn sources(l: &mut Lowering<'_>, operand: &Operand) -> Result<Vec<Slot>, String> {
+fn sources(l: &mut Lowering<'_>, operand: &Operand, ty: &str) -> Result<Vec<Slot>, String> {
     match operand {
-        Operand::Vector(parts) => parts.iter().map(|p| l.builder.source(p, "b32")).collect(),
-        one => Ok(vec![l.builder.source(one, "b32")?]),
+        Operand::Vector(parts) => parts.iter().map(|p| l.builder.source(p, ty)).collect(),
+        one => Ok(vec![l.builder.source(one, ty)?]),
     }
 }
 
-fn element(name: &str) -> Result<Element, String> {
-    Ok(match name {
-        "f16" => Element::F16,
-        "bf16" => Element::Bf16,
-        "tf32" => Element::Tf32,
-        "e4m3" => Element::E4m3,
-        "e5m2" => Element::E5m2,
-        "u8" => Element::U8,
-        "s8" => Element::S8,
-        other => return Err(format!("element type .{other} is not supported")),
-    })
+/// m, n and k of a modifier like `m16n8k16`.
+fn shape(m: &mut Modifiers<'_>) -> Result<[usize; 3], String> {
+    let parse = |name: &str| {
+        let (rows, rest) = name.strip_prefix('m')?.split_once('n')?;
+        let (columns, depth) = rest.split_once('k')?;
+        Some([rows.parse().ok()?, columns.parse().ok()?, depth.parse().ok()?])
+    };
+    m.take_where(|name| parse(name).is_some()).and_then(parse).ok_or_else(|| "expected a shape".to_owned())
 }
 
 fn mma(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
-    let k = match m.take_one(&["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"]) {
-        Some(shape) => shape[5..].trim_start_matches('k').parse::<usize>().map_err(|e| e.to_string())?,
-        None => return Err("only shapes m16n8k4 to m16n8k32 are supported".into()),
-    };
-    m.drop_all(&["row", "col", "kind::f8f6f4"]);
+    let [rows, columns, k] = shape(m)?;
+    if !(m.take("row") && m.take("col")) {
+        return Err("only .row.col is supported".into());
+    }
     let saturate = m.take("satfinite");
-    let types = m.take_types();
-    let [d_type, a_type, b_type, c_type] = types.as_slice() else { return Err("expected four types".into()) };
-    let accumulator = match (*d_type, *c_type) {
-        ("f32", "f32") => Accumulator::F32,
-        ("f16", "f16") => Accumulator::F16,
-        ("s32", "s32") => Accumulator::S32 { saturate },
-        other => return Err(format!("accumulators {other:?} are not supported")),
-    };
-    let shape = MmaShape { k, a: element(a_type)?, b: element(b_type)?, accumulator };
-    let per = shape.a.per_register();
-    let accumulators = if accumulator == Accumulator::F16 { 2 } else { 4 };
-    let d = counted(destinations(l, operand(i, 0)?)?, accumulators)?;
-    let a = counted(sources(l, operand(i, 1)?)?, 16 * k / (32 * per))?;
-    let b = counted(sources(l, operand(i, 2)?)?, 8 * k / (32 * per))?;
-    let c = counted(sources(l, operand(i, 3)?)?, accumulators)?;
-    Ok(Op::Mma { shape, d, a, b, c })
+    let combine = m.take_one(&["xor", "and"]);
+    if combine.is_some() && !m.take("popc") {
+        return Err("expected .popc".into());
+    }
+    m.take("rn");
+    let names = m.take_types();
+    let [d, a, b, c] = names.as_slice() else { return Err("expected four types".into()) };
+    let fp8 = a.starts_with("e4") || a.starts_with("e5");
+    if fp8 {
+        m.take("kind::f8f6f4");
+    }
+    let types = Types { d, a, b, c, saturate, combine };
+    // Eight rows of f16 exist only inside wmma.
+    let possible = columns == 8 && d == c && !(rows == 8 && a.ends_with("f16"));
+    let tile = Tile::find(rows, k, types).filter(|_| possible);
+    let tile = tile.ok_or("this shape with these types is not supported")?;
+    let d = counted("D", destinations(l, operand(i, 0)?)?, tile.d_registers)?;
+    let a = counted("A", sources(l, operand(i, 1)?, types.a)?, tile.a_registers)?;
+    let b = counted("B", sources(l, operand(i, 2)?, types.b)?, tile.b_registers)?;
+    let c = counted("C", sources(l, operand(i, 3)?, types.c)?, tile.c_registers)?;
+    let multiply_adds = (rows * columns * k) as u64;
+    Ok(Op::Mma(Box::new(Mma { tile, kind: Kind::of(types.a), multiply_adds, d, a, b, c })))
 }

@@ -9,7 +9,7 @@ pub struct Modifiers<'a> {
 
 const TYPES: &[&str] = &[
     "pred", "b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f16", "f16x2",
-    "bf16", "bf16x2", "f32", "f64", "tf32", "e4m3", "e5m2", "e4m3x2", "e5m2x2", "u16x2", "s16x2",
+    "bf16", "bf16x2", "f32", "f64", "tf32", "s4", "u4", "b1", "e4m3", "e5m2", "e4m3x2", "e5m2x2", "u16x2", "s16x2",
 ];
 
 impl<'a> Modifiers<'a> {
@@ -29,6 +29,12 @@ impl<'a> Modifiers<'a> {
     /// Removes the first modifier that is one of `names`.
     pub fn take_one(&mut self, names: &[&str]) -> Option<&'a str> {
         let i = self.list.iter().position(|m| names.contains(m))?;
+        Some(self.list.remove(i))
+    }
+
+    /// Removes the first modifier that satisfies `f`.
+    pub fn take_where(&mut self, f: impl Fn(&str) -> bool) -> Option<&'a str> {
+        let i = self.list.iter().position(|m| f(m))?;
         Some(self.list.remove(i))
     }
 
