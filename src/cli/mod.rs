@@ -49,8 +49,10 @@ struct DeviceArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DeviceName {
-    /// The CPU device: no other fast device exists yet
+    /// A GPU if there is one, else the CPU
     Auto,
+    /// A GPU of compute capability 8.0 or newer
+    Cuda,
     /// Fast: AVX-512 VNNI, AVX2 or portable code, chosen at run time
     Cpu,
     /// Naive and slow: what all devices are tested against
@@ -65,6 +67,7 @@ impl DeviceArgs {
     fn choice(&self) -> DeviceChoice {
         match self.device {
             DeviceName::Auto => DeviceChoice::Auto,
+            DeviceName::Cuda => DeviceChoice::Cuda,
             DeviceName::Cpu => DeviceChoice::Cpu,
             DeviceName::Reference => DeviceChoice::Reference,
         }

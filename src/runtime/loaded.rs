@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use crate::device::cpu::CpuDevice;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 use crate::device::reference::{Mode, ReferenceDevice};
 use crate::device::{Device, DeviceError, Limits};
 use crate::model::{ModelSpec, Program, build_spec};
@@ -62,10 +64,29 @@ impl LoadedModel {
         limits: &Limits,
     ) -> Result<Box<dyn Device>, DeviceError> {
         let device: Box<dyn Device> = match choice {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Box::new(CpuDevice::prepare(program, &self.file, limits)?),
+            DeviceChoice::Auto => self.prepare_fastest(program, limits)?,
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Cuda => Box::new(CudaDevice::prepare(program, &self.file, limits, 0)?),
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Cuda => {
+                return Err(DeviceError::NoGpu { reason: "this kiln was built without the `cuda` feature".to_owned() });
+            }
+            DeviceChoice::Cpu => Box::new(CpuDevice::prepare(program, &self.file, limits)?),
             DeviceChoice::Reference => Box::new(ReferenceDevice::prepare(program, &self.file, limits, Mode::Int8)?),
         };
         self.file.verify_unchanged()?;
         Ok(device)
+    }
+
+    /// A GPU if there is a real one that can be used, else the CPU; says so where a GPU is there but cannot be used.
+    fn prepare_fastest(&self, program: &Program, limits: &Limits) -> Result<Box<dyn Device>, DeviceError> {
+        #[cfg(feature = "cuda")]
+        match CudaDevice::is_hardware(0) {
+            Ok(true) => return Ok(Box::new(CudaDevice::prepare(program, &self.file, limits, 0)?)),
+            Ok(false) => {}
+            Err(DeviceError::NoGpu { reason }) => tracing::debug!("{reason}; using the CPU"),
+            Err(error) => tracing::warn!("{error}; using the CPU"),
+        }
+        Ok(Box::new(CpuDevice::prepare(program, &self.file, limits)?))
     }
 }

@@ -29,6 +29,8 @@ pub enum DeviceChoice {
     /// The fastest device there is.
     #[default]
     Auto,
+    /// A GPU of at least compute capability 8.0.
+    Cuda,
     Cpu,
     Reference,
 }

@@ -80,6 +80,14 @@ impl CudaDevice {
         })
     }
 
+    /// Whether GPU `ordinal` is one of hardware: simulated ones are only used when asked for.
+    ///
+    /// # Errors
+    /// `NoGpu` without a driver or GPU.
+    pub fn is_hardware(ordinal: i32) -> Result<bool, DeviceError> {
+        Ok(!Gpu::open(ordinal)?.name.starts_with("Simulated"))
+    }
+
     fn launch(&self, launch: &Launch, shape: &StepShape) -> Result<(), DeviceError> {
         let (gpu, kernels, rows) = (&self.gpu, &self.kernels, shape.rows);
         match launch {
