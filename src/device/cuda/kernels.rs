@@ -12,6 +12,12 @@ pub const HEAD_DIMS: [u32; 5] = [32, 64, 96, 128, 256];
 /// Rows that the matrix-vector kernel is compiled for.
 pub const SMALL_ROWS: [u32; 4] = [1, 2, 4, 8];
 
+/// Batch rows and threads of a CTA of the matrix-matrix kernel (cuda/linear_large.cu).
+pub const LARGE_ROWS: u32 = 64;
+pub const LARGE_THREADS: u32 = 128;
+/// `sizeof(LargeShared)`: three stages of two tiles and the rows of four blocks.
+const LARGE_SHARED_BYTES: u32 = 3 * (2 * 4 * (1024 + 64) + 4 * LARGE_ROWS * (48 + 16));
+
 #[derive(Debug)]
 pub struct Kernels {
     pub embed: Kernel,
@@ -21,6 +27,7 @@ pub struct Kernels {
     pub copy_blocks: Kernel,
     pub repack: Kernel,
     pub linear_small: [Kernel; 4],
+    pub linear_large: Kernel,
     pub attend: [Kernel; 5],
     /// Kept loaded.
     _modules: Vec<Module>,
@@ -36,7 +43,8 @@ impl Kernels {
     pub fn load(gpu: &Arc<Gpu>) -> Result<Kernels, DeviceError> {
         let load = |(name, image)| Module::load(gpu, name, image);
         let (rows, repack) = (load(fatbin!("rows"))?, load(fatbin!("repack"))?);
-        let (small, attend) = (load(fatbin!("linear_small"))?, load(fatbin!("attend"))?);
+        let (small, large) = (load(fatbin!("linear_small"))?, load(fatbin!("linear_large"))?);
+        let attend = load(fatbin!("attend"))?;
         Ok(Kernels {
             embed: rows.kernel("kiln_embed", 0)?,
             norm: rows.kernel("kiln_norm", 0)?,
@@ -50,6 +58,7 @@ impl Kernels {
                 small.kernel("kiln_linear_small_4", 0)?,
                 small.kernel("kiln_linear_small_8", 0)?,
             ],
+            linear_large: large.kernel("kiln_linear_large", LARGE_SHARED_BYTES)?,
             attend: [
                 attend.kernel("kiln_attend_32", attend_shared_bytes(32))?,
                 attend.kernel("kiln_attend_64", attend_shared_bytes(64))?,
@@ -57,7 +66,7 @@ impl Kernels {
                 attend.kernel("kiln_attend_128", attend_shared_bytes(128))?,
                 attend.kernel("kiln_attend_256", attend_shared_bytes(256))?,
             ],
-            _modules: vec![rows, repack, small, attend],
+            _modules: vec![rows, repack, small, large, attend],
         })
     }
 }

@@ -24,7 +24,7 @@ use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse
 use abi::*;
 use driver::{DeviceBuffer, Gpu, PinnedBuffer};
 use inputs::StepShape;
-use kernels::{Kernels, SMALL_ROWS};
+use kernels::{Kernels, LARGE_ROWS, LARGE_THREADS, SMALL_ROWS};
 use plan::{Launch, Plan};
 
 /// The device.
@@ -98,17 +98,7 @@ impl CudaDevice {
             }
             Launch::Linear(p) => {
                 let rows = if p.logit_rows == 0 { rows } else { shape.logit_rows };
-                let bucket = SMALL_ROWS.iter().position(|&n| rows <= n).unwrap_or(SMALL_ROWS.len() - 1);
-                let matrices = &p.matrices[..p.num_matrices as usize];
-                let tiles = match p.epilogue {
-                    KILN_STORE => matrices.iter().map(|m| m.tiles).sum(),
-                    // Whole blocks of the next linear's input.
-                    _ => matrices[0].tiles,
-                };
-                let blocks = p.matrices[0].blocks;
-                let segment = blocks.div_ceil(KILN_SEGMENTS_MAX).max(KILN_SEGMENT_BLOCKS_MIN);
-                let groups = rows.div_ceil(SMALL_ROWS[bucket]);
-                gpu.launch(&kernels.linear_small[bucket], [tiles, groups, 1], 32 * blocks.div_ceil(segment), p.as_ref())
+                self.launch_linear(p, rows)
             }
             Launch::FinishQkv(p) => gpu.launch(&kernels.finish_qkv, [rows, 1, 1], 128, p.as_ref()),
             Launch::Attend(p, kernel) => {
@@ -119,6 +109,26 @@ impl CudaDevice {
                 gpu.launch(&kernels.quantise, [rows, 1, 1], 256, &KilnQuantiseParams { num_rows: rows, ..*p })
             }
         }
+    }
+}
+
+impl CudaDevice {
+    /// Matrix-vector for up to 8 rows, matrix-matrix above: the same bits.
+    fn launch_linear(&self, p: &KilnLinearParams, rows: u32) -> Result<(), DeviceError> {
+        let (gpu, kernels) = (&self.gpu, &self.kernels);
+        let tiles: u32 = match p.epilogue {
+            KILN_STORE => p.matrices[..p.num_matrices as usize].iter().map(|m| m.tiles).sum(),
+            _ => p.matrices[0].tiles,
+        };
+        let Some(bucket) = SMALL_ROWS.iter().position(|&n| rows <= n) else {
+            let tile_groups = if p.epilogue == KILN_STORE { tiles.div_ceil(2) } else { tiles };
+            let grid = [tile_groups, rows.div_ceil(LARGE_ROWS), 1];
+            return gpu.launch(&kernels.linear_large, grid, LARGE_THREADS, p);
+        };
+        let blocks = p.matrices[0].blocks;
+        let segment = blocks.div_ceil(KILN_SEGMENTS_MAX).max(KILN_SEGMENT_BLOCKS_MIN);
+        let grid = [tiles, rows.div_ceil(SMALL_ROWS[bucket]), 1];
+        gpu.launch(&kernels.linear_small[bucket], grid, 32 * blocks.div_ceil(segment), p)
     }
 }
 
