@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// A place in a kernel: the PTX line and, where the module has `.loc` tables, the CUDA source line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// 1-based line in the PTX text.
     pub ptx_line: u32,
@@ -21,7 +23,7 @@ impl fmt::Display for Place {
 }
 
 /// Which rule a kernel broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum FindingKind {
     /// Access outside every allocation, or outside shared, local or parameter space.
     OutOfBounds,
@@ -54,7 +56,7 @@ pub enum FindingKind {
 }
 
 /// A broken rule and where it happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub kind: FindingKind,
     pub kernel: String,

@@ -24,3 +24,4 @@ pub use gpu::{
     Arithmetic, Checks, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LaunchReport, LoadError, LoadedModule,
     ParamSlot,
 };
+pub use traffic::l2_bytes;

@@ -116,10 +116,10 @@ fn bounds_and_alignment() {
 
 #[test]
 fn a_finding_names_kernel_cta_thread_and_lines() {
-    let broken = NEIGHBOUR.ptx.replace(
-        "  add.s64 %rd5, %rd2, %rd3;",
-        ".file 1 \"kernel.cu\"\n.loc 1 42 7\n add.s64 %rd5, %rd2, 4000; add.s64 %rd5, %rd5, %rd3;",
-    );
+    let broken = NEIGHBOUR
+        .ptx
+        .replace("  add.s64 %rd5, %rd2, %rd3;", ".loc 1 42 7\n add.s64 %rd5, %rd2, 4000; add.s64 %rd5, %rd5, %rd3;");
+    let broken = format!("{broken}\n.file 1 \"kernel.cu\"\n");
     let f = finding(NEIGHBOUR.launch(&broken, 0));
     assert_eq!((f.kind, f.kernel.as_str()), (FindingKind::OutOfBounds, "neighbour"));
     assert_eq!(f.place.source, Some(("kernel.cu".to_owned(), 42)));

@@ -37,25 +37,24 @@ pub const GRID_DIM_MAX: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 
 impl Limits {
     fn of(settings: &Settings) -> Self {
-        let of =
-            |sm_count, threads_per_sm, blocks_per_sm, shared_kib: u32, l2_mib: i32, clocks: (i32, i32, i32)| Limits {
-                compute_capability: settings.compute_capability,
-                sm_count: settings.sm_count.unwrap_or(sm_count),
-                threads_per_sm,
-                blocks_per_sm,
-                shared_bytes_per_sm: shared_kib << 10,
-                shared_bytes_per_block_optin: (shared_kib << 10) - SHARED_BYTES_RESERVED,
-                l2_bytes: l2_mib << 20,
-                clock_khz: clocks.0,
-                memory_clock_khz: clocks.1,
-                memory_bus_bits: clocks.2,
-            };
+        let of = |sm_count, threads_per_sm, blocks_per_sm, shared_kib: u32, clocks: (i32, i32, i32)| Limits {
+            compute_capability: settings.compute_capability,
+            sm_count: settings.sm_count.unwrap_or(sm_count),
+            threads_per_sm,
+            blocks_per_sm,
+            shared_bytes_per_sm: shared_kib << 10,
+            shared_bytes_per_block_optin: (shared_kib << 10) - SHARED_BYTES_RESERVED,
+            l2_bytes: sim_exec::l2_bytes(settings.compute_capability) as i32,
+            clock_khz: clocks.0,
+            memory_clock_khz: clocks.1,
+            memory_bus_bits: clocks.2,
+        };
         match settings.compute_capability {
-            (8, 0) => of(108, 2048, 32, 164, 40, (1_410_000, 1_215_000, 5120)),
-            (8, _) => of(128, 1536, 24, 100, 72, (2_520_000, 10_501_000, 384)),
-            (9, _) => of(132, 2048, 32, 228, 50, (1_980_000, 2_619_000, 5120)),
-            (10, _) => of(148, 2048, 32, 228, 126, (1_965_000, 3_996_000, 8192)),
-            _ => of(170, 1536, 24, 100, 96, (2_407_000, 14_001_000, 512)),
+            (8, 0) => of(108, 2048, 32, 164, (1_410_000, 1_215_000, 5120)),
+            (8, _) => of(128, 1536, 24, 100, (2_520_000, 10_501_000, 384)),
+            (9, _) => of(132, 2048, 32, 228, (1_980_000, 2_619_000, 5120)),
+            (10, _) => of(148, 2048, 32, 228, (1_965_000, 3_996_000, 8192)),
+            _ => of(170, 1536, 24, 100, (2_407_000, 14_001_000, 512)),
         }
     }
 

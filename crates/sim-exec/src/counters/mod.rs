@@ -5,14 +5,14 @@
 
 mod class;
 mod patterns;
+mod table;
 mod tally;
-
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use class::Class;
 pub use patterns::{bank_replays, coalescing, is_consecutive};
+pub use table::grouped;
 pub use tally::{Tallies, Tally};
 
 macro_rules! counters {
@@ -181,43 +181,5 @@ impl Counters {
             Class::Mbarrier => &mut self.mbarriers,
         };
         *counter += instructions;
-    }
-}
-
-/// A table of the counters that are not zero, grouped as people ask about them.
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, n) in self.entries().into_iter().filter(|(_, n)| *n > 0) {
-            writeln!(f, "{:<28} {:>18}", name.replace('_', " "), grouped(n))?;
-        }
-        if let Some(ratio) = self.sectors_over_ideal() {
-            writeln!(f, "{:<28} {ratio:>18.2}", "sectors over ideal")?;
-        }
-        write!(f, "{:<28} {:>17.1}%", "lanes active", 100.0 * self.active_lane_share())
-    }
-}
-
-/// `1234567` as `1,234,567`.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_grouped_in_threes() {
-        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(n), text);
-        }
     }
 }

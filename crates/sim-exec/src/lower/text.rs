@@ -14,8 +14,11 @@ type Source = Option<(String, u32)>;
 /// # Errors
 /// The line, and what was expected and found.
 pub fn read(text: &str) -> Result<Module, Problem> {
-    let mut reader =
-        Reader { tokens: tokens(text)?, at: 0, files: HashMap::new(), source: None, used_bytes: None, scopes: 0 };
+    let tokens = tokens(text)?;
+    // nvcc writes the names of files behind the code that uses them.
+    let named = tokens.windows(3).filter(|w| w[0].text == ".file");
+    let files = named.filter_map(|w| Some((w[1].text.parse().ok()?, w[2].text.trim_matches('"').to_owned()))).collect();
+    let mut reader = Reader { tokens, at: 0, files, source: None, used_bytes: None, scopes: 0 };
     reader.module()
 }
 
@@ -112,9 +115,8 @@ impl Reader {
     }
 
     fn file(&mut self) -> Result<(), Problem> {
-        let index = self.number()? as u32;
-        let name = self.next()?;
-        self.files.insert(index, name.trim_matches('"').to_owned());
+        self.number()?;
+        self.next()?;
         while self.eat(",") {
             self.next()?;
         }

@@ -16,6 +16,18 @@ const LINE_BYTES: u64 = 128;
 const SECTOR_BYTES: u64 = 32;
 const LINES_PER_PAGE: usize = 512;
 
+/// Bytes of the L2 of a typical device of a compute capability: A100, RTX 4090, H100, B200 and RTX 5090.
+pub fn l2_bytes((major, minor): (u32, u32)) -> u64 {
+    let mib = match (major, minor) {
+        (8, 0) => 40,
+        (8, _) => 72,
+        (9, _) => 50,
+        (10, _) => 126,
+        _ => 96,
+    };
+    mib << 20
+}
+
 /// How an access uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touch {
