@@ -5,6 +5,7 @@ use crate::finding::Place;
 use crate::lanes::approx::ApproxOp;
 use crate::lanes::convert::Conversion;
 use crate::lanes::{CompareFn, LaneFn};
+use crate::matrix::fragments::{Fragment, Origin};
 use crate::matrix::{Kind, Tile};
 
 /// Index of a register of 32 × 64 bits.
@@ -265,6 +266,33 @@ pub struct Mma {
     pub c: Box<[Slot]>,
 }
 
+/// Whether a matrix lies in memory row by row or column by column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixOrder {
+    Rows,
+    Columns,
+}
+
+/// One access of a fragment's load or store. The address of `access` is not used.
+#[derive(Clone, Debug)]
+pub struct FragmentPiece {
+    pub access: Access,
+    pub origin: Origin,
+}
+
+/// wmma.load and wmma.store.
+#[derive(Clone, Debug)]
+pub struct FragmentMove {
+    pub fragment: Fragment,
+    pub order: MatrixOrder,
+    pub address: Address,
+    /// In elements.
+    pub stride: Slot,
+    pub pieces: Box<[FragmentPiece]>,
+    /// Puts the loaded pieces together, or takes the registers to be stored apart.
+    pub parts: Box<[Instruction]>,
+}
+
 /// Every operation that the executor knows.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -464,6 +492,8 @@ pub enum Op {
         a: Slot,
     },
     Mma(Box<Mma>),
+    LoadFragment(Box<FragmentMove>),
+    StoreFragment(Box<FragmentMove>),
     // Asynchronous copies.
     CopyAsync {
         to: Address,

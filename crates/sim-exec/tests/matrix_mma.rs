@@ -307,8 +307,7 @@ fn what_does_not_exist_is_refused_with_its_line() {
         ("mma.sync.aligned.row.col.f32.f16.f16.f32", "shape"),
         ("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", "expected 2 registers for A, found 4"),
     ] {
-        let (line, message) = refusal(&format!("\n\n{text} {four}"), &operands, "b32", 4);
-        assert_eq!(line, 23, "{text}");
+        let message = refusal(&format!("{text} {four}"), &operands, "b32", 4);
         assert!(message.contains(expected), "{text}: {message}");
     }
 }

@@ -33,6 +33,8 @@ impl Step<'_, '_> {
                 self.set(*d, active, &out);
             }
             Op::Mma(mma) => self.mma(mma),
+            Op::LoadFragment(load) => self.load_fragment(load)?,
+            Op::StoreFragment(store) => self.store_fragment(store)?,
             other => panic!("{other:?} is no matrix operation"),
         }
         Ok(Flow::Next)

@@ -19,17 +19,28 @@ const UNWRITTEN: &str = "bytes that nothing has written";
 
 impl<'l> Step<'_, 'l> {
     pub(super) fn load(&mut self, access: &Access, active: Mask) -> Result<Flow, Fault> {
+        self.load_at(access, &self.addresses(&access.address), active)?;
+        Ok(Flow::Next)
+    }
+
+    /// A load from addresses that are already known.
+    pub(super) fn load_at(&mut self, access: &Access, addresses: &Lanes, active: Mask) -> Result<(), Fault> {
         match access.registers.len() {
-            1 => self.load_registers(access, active, &mut [[0; 32]]),
-            2 => self.load_registers(access, active, &mut [[0; 32]; 2]),
-            4 => self.load_registers(access, active, &mut [[0; 32]; 4]),
-            n => self.load_registers(access, active, &mut vec![[0; 32]; n]),
+            1 => self.load_registers(access, addresses, active, &mut [[0; 32]]),
+            2 => self.load_registers(access, addresses, active, &mut [[0; 32]; 2]),
+            4 => self.load_registers(access, addresses, active, &mut [[0; 32]; 4]),
+            n => self.load_registers(access, addresses, active, &mut vec![[0; 32]; n]),
         }
     }
 
-    fn load_registers(&mut self, access: &Access, active: Mask, out: &mut [Lanes]) -> Result<Flow, Fault> {
-        let addresses = self.addresses(&access.address);
-        self.in_spaces(access, &addresses, active, |step, space, at, mask| match space {
+    fn load_registers(
+        &mut self,
+        access: &Access,
+        addresses: &Lanes,
+        active: Mask,
+        out: &mut [Lanes],
+    ) -> Result<(), Fault> {
+        self.in_spaces(access, addresses, active, |step, space, at, mask| match space {
             Space::Global => step.load_global(access, at, mask, out),
             Space::Shared | Space::SharedCluster => step.load_shared(access, at, mask, out),
             Space::Local => step.load_local(access, at, mask, out),
@@ -43,19 +54,23 @@ impl<'l> Step<'_, 'l> {
             self.set(register, active, values);
         }
         self.warp.undefined.admit_loaded();
-        Ok(Flow::Next)
+        Ok(())
     }
 
     pub(super) fn store(&mut self, access: &Access, active: Mask) -> Result<Flow, Fault> {
+        self.store_at(access, &self.addresses(&access.address), active)?;
+        Ok(Flow::Next)
+    }
+
+    /// A store to addresses that are already known.
+    pub(super) fn store_at(&mut self, access: &Access, addresses: &Lanes, active: Mask) -> Result<(), Fault> {
         self.warp.spinning = false;
-        let addresses = self.addresses(&access.address);
-        self.in_spaces(access, &addresses, active, |step, space, at, mask| match space {
+        self.in_spaces(access, addresses, active, |step, space, at, mask| match space {
             Space::Global => step.store_global(access, at, mask),
             Space::Shared | Space::SharedCluster => step.store_shared(access, at, mask),
             Space::Local => step.store_local(access, at, mask),
             _ => Err(Fault::new(FindingKind::BadOperand, None, "a store to parameter space")),
-        })?;
-        Ok(Flow::Next)
+        })
     }
 
     /// `base + offset` in every lane.

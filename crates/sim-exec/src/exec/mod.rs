@@ -6,6 +6,7 @@ mod barriers;
 mod between_lanes;
 mod copies;
 mod counting;
+mod fragments;
 mod host_calls;
 mod matrices;
 mod mbarrier;

@@ -259,6 +259,9 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
         Op::LoadMatrix(load) => vec![address(&load.address)],
         Op::StoreMatrix(store) => vec![address(&store.address), (store.registers.to_vec(), "a stored matrix")],
         Op::Mma(mma) => vec![([&*mma.a, &*mma.b, &*mma.c].concat(), "a matrix product")],
+        Op::LoadFragment(fragment) | Op::StoreFragment(fragment) => {
+            vec![address(&fragment.address), (vec![fragment.stride], "an address")]
+        }
         Op::MoveMatrix { a, .. } => vec![(vec![*a], "a moved matrix")],
         Op::CopyAsync { to, from, from_bytes, .. } => {
             vec![address(to), address(from), (from_bytes.iter().copied().collect(), "the length of a copy")]

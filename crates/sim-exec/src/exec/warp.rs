@@ -207,6 +207,16 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Executes, in all lanes, an operation that is part of another.
+    pub(super) fn execute_part(&mut self, part: &Instruction) -> Result<(), Fault> {
+        if self.warp.undefined.is_empty() {
+            self.execute(&part.op, FULL)?;
+        } else {
+            self.execute_tracking(part, FULL, FULL)?;
+        }
+        Ok(())
+    }
+
     /// Executes while some registers hold values that nothing has written.
     #[cold]
     fn execute_tracking(&mut self, instruction: &Instruction, lanes: Mask, active: Mask) -> Result<Flow, Fault> {
@@ -374,7 +384,12 @@ impl Step<'_, '_> {
                 Some(wait) => Ok(wait),
                 None => self.between_lanes(op, active),
             },
-            Op::LoadMatrix(_) | Op::StoreMatrix(_) | Op::MoveMatrix { .. } | Op::Mma(_) => self.matrix(op, active),
+            Op::LoadMatrix(_)
+            | Op::StoreMatrix(_)
+            | Op::MoveMatrix { .. }
+            | Op::Mma(_)
+            | Op::LoadFragment(_)
+            | Op::StoreFragment(_) => self.matrix(op, active),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } => self.copy(op, active),
             Op::Mbarrier { op, address, cluster } => self.mbarrier(op, address, *cluster, active),
             Op::Printf { format, arguments, d } => self.printf(*format, *arguments, *d, active),

@@ -3,7 +3,7 @@
 use super::functions::Lowering;
 use super::modifiers::Modifiers;
 use super::source::Instruction;
-use super::{arithmetic, convert, matrices, memory, synchronise};
+use super::{arithmetic, convert, fragments, matrices, memory, synchronise};
 use crate::lanes::lanes;
 use crate::program::{Op, Program, Slot};
 
@@ -20,6 +20,7 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
         "cp" | "mbarrier" | "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux"
         | "activemask" | "elect" => synchronise::lower(l, i, m),
         "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => matrices::lower(l, i, m),
+        "wmma" => fragments::lower(l, i, m),
         "cvt" => convert::lower(l, i, m),
         _ => arithmetic::lower(l, i, m),
     }

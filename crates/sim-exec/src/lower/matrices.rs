@@ -49,11 +49,11 @@ fn matrix_move(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> 
     Ok(if load { Op::LoadMatrix(matrix_move) } else { Op::StoreMatrix(matrix_move) })
 }
 
-fn operand(i: &Instruction, n: usize) -> Result<&Operand, String> {
+pub(super) fn operand(i: &Instruction, n: usize) -> Result<&Operand, String> {
     i.operands.get(n).ok_or_else(|| format!("expected at least {} operands, found {}", n + 1, i.operands.len()))
 }
 
-fn counted(what: &str, slots: Vec<Slot>, count: usize) -> Result<Box<[Slot]>, String> {
+pub(super) fn counted(what: &str, slots: Vec<Slot>, count: usize) -> Result<Box<[Slot]>, String> {
     if slots.len() == count {
         Ok(slots.into())
     } else {
@@ -61,14 +61,14 @@ fn counted(what: &str, slots: Vec<Slot>, count: usize) -> Result<Box<[Slot]>, St
     }
 }
 
-fn destinations(l: &mut Lowering<'_>, operand: &Operand) -> Result<Vec<Slot>, String> {
+pub(super) fn destinations(l: &mut Lowering<'_>, operand: &Operand) -> Result<Vec<Slot>, String> {
     match operand {
         Operand::Vector(parts) => parts.iter().map(|p| l.builder.destination(p)).collect(),
         one => Ok(vec![l.builder.destination(one)?]),
     }
 }
 
-fn sources(l: &mut Lowering<'_>, operand: &Operand, ty: &str) -> Result<Vec<Slot>, String> {
+pub(super) fn sources(l: &mut Lowering<'_>, operand: &Operand, ty: &str) -> Result<Vec<Slot>, String> {
     match operand {
         Operand::Vector(parts) => parts.iter().map(|p| l.builder.source(p, ty)).collect(),
         one => Ok(vec![l.builder.source(one, ty)?]),
@@ -76,7 +76,7 @@ fn sources(l: &mut Lowering<'_>, operand: &Operand, ty: &str) -> Result<Vec<Slot
 }
 
 /// m, n and k of a modifier like `m16n8k16`.
-fn shape(m: &mut Modifiers<'_>) -> Result<[usize; 3], String> {
+pub(super) fn shape(m: &mut Modifiers<'_>) -> Result<[usize; 3], String> {
     let parse = |name: &str| {
         let (rows, rest) = name.strip_prefix('m')?.split_once('n')?;
         let (columns, depth) = rest.split_once('k')?;

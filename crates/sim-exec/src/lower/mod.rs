@@ -4,6 +4,7 @@
 mod arithmetic;
 mod control;
 mod convert;
+mod fragments;
 mod functions;
 mod lexer;
 mod matrices;

@@ -6,6 +6,7 @@
 //! of column g; element r of C holds row g + 8 (r div 2), column 2 t + r mod 2.
 
 mod element;
+pub mod fragments;
 pub mod moves;
 mod vector;
 

@@ -64,12 +64,14 @@ pub fn run(body: &str, operands: &[Operand], ty: &str, count: usize, truncates: 
     words.chunks_exact(32).map(|lanes| lanes.try_into().unwrap()).collect()
 }
 
-/// Why a [`kernel`] is refused: line and message.
-pub fn refusal(body: &str, operands: &[Operand], ty: &str, count: usize) -> (u32, String) {
+/// Why a [`kernel`] with one instruction is refused; the error must name its line.
+pub fn refusal(instruction: &str, operands: &[Operand], ty: &str, count: usize) -> String {
     let gpu = Gpu::new(GpuConfig::default());
-    match LoadedModule::load(&gpu, &kernel(body, operands, ty, count), "k.ptx") {
-        Err(LoadError::Unsupported { file, line, message }) if file == "k.ptx" => (line, message),
-        other => panic!("expected `{body}` to be refused, got {other:?}"),
+    let text = kernel(&format!("\n{instruction}"), operands, ty, count);
+    let expected = text.lines().position(|line| line == instruction).unwrap() as u32 + 1;
+    match LoadedModule::load(&gpu, &text, "k.ptx") {
+        Err(LoadError::Unsupported { file, line, message }) if file == "k.ptx" && line == expected => message,
+        other => panic!("expected `{instruction}` to be refused with line {expected}, got {other:?}"),
     }
 }
 
@@ -203,4 +205,68 @@ pub fn matrix_of(registers: &[Lanes], rows: usize, columns: usize, format: Forma
         }
     }
     matrix
+}
+
+/// The bytes of a matrix in memory, in rows or in columns that start `stride` elements apart.
+pub fn in_memory(matrix: &Matrix, format: Format, rows_first: bool, stride: usize) -> Vec<u8> {
+    let (rows, columns, bits) = (matrix.len(), matrix[0].len(), format.bits() as usize);
+    let lines = if rows_first { rows } else { columns };
+    let mut bytes = vec![0; (lines * stride * bits).div_ceil(8)];
+    for row in 0..rows {
+        for column in 0..columns {
+            let element = if rows_first { row * stride + column } else { column * stride + row };
+            let code = format.encode(matrix[row][column]);
+            for bit in (0..bits).filter(|bit| code >> bit & 1 != 0) {
+                bytes[(element * bits + bit) / 8] |= 1 << ((element * bits + bit) % 8);
+            }
+        }
+    }
+    bytes
+}
+
+/// The inverse of [`in_memory`].
+pub fn from_memory(
+    bytes: &[u8],
+    rows: usize,
+    columns: usize,
+    format: Format,
+    rows_first: bool,
+    stride: usize,
+) -> Matrix {
+    let width = format.bits() as usize / 8;
+    let at = |row: usize, column: usize| {
+        let element = if rows_first { row * stride + column } else { column * stride + row };
+        let mut code = [0; 8];
+        code[..width].copy_from_slice(&bytes[element * width..][..width]);
+        format.decode(u64::from_le_bytes(code))
+    };
+    (0..rows).map(|row| (0..columns).map(|column| at(row, column)).collect()).collect()
+}
+
+/// Runs kernel `k` of a module in one CTA on buffers; the last one is returned.
+pub fn run_on(
+    ptx: &str,
+    threads: u32,
+    truncates: bool,
+    buffers: &[Vec<u8>],
+) -> Result<Vec<u8>, Box<sim_exec::Finding>> {
+    let arithmetic = Arithmetic { mma_truncates: truncates, ..Arithmetic::default() };
+    let gpu = Gpu::new(GpuConfig { arithmetic, workers: 1, ..GpuConfig::default() });
+    let module = LoadedModule::load(&gpu, ptx, "k.ptx").unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+    let mut params = Vec::new();
+    let mut last = 0;
+    for bytes in buffers {
+        last = gpu.memory.alloc(bytes.len() as u64, "buffer").unwrap();
+        gpu.memory.write(last, bytes).unwrap();
+        params.extend(last.to_le_bytes());
+    }
+    let launch = LaunchConfig { block: [threads, 1, 1], params: &params, ..LaunchConfig::default() };
+    match gpu.launch(&module.kernels["k"], &launch) {
+        Ok(_) => {}
+        Err(sim_exec::LaunchError::Finding(finding)) => return Err(finding),
+        Err(other) => panic!("{other}"),
+    }
+    let mut out = vec![0; buffers.last().unwrap().len()];
+    gpu.memory.read(last, &mut out).unwrap();
+    Ok(out)
 }
