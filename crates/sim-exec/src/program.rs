@@ -1,5 +1,7 @@
 //! A lowered kernel: flat operations over numbered registers, with every name, immediate and special register resolved.
 
+use std::ops::Range;
+
 use crate::counters::Class;
 use crate::finding::Place;
 use crate::lanes::approx::ApproxOp;
@@ -293,6 +295,26 @@ pub struct FragmentMove {
     pub parts: Box<[Instruction]>,
 }
 
+/// A parameter or result of a recursive call: offsets in local memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ParamCopy {
+    pub caller: u32,
+    pub callee: u32,
+    pub bytes: u32,
+}
+
+/// A function that is entered again, and what belongs to one activation of it.
+#[derive(Clone, Debug)]
+pub struct Recursion {
+    /// The first instruction of its body.
+    pub target: u32,
+    pub slots: Range<Slot>,
+    pub preds: Range<PredSlot>,
+    pub locals: Range<u32>,
+    pub arguments: Vec<ParamCopy>,
+    pub results: Vec<ParamCopy>,
+}
+
 /// Every operation that the executor knows.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -421,6 +443,18 @@ pub enum Op {
     },
     Exit,
     Trap,
+    /// A call of a function from within itself.
+    CallAgain(Box<Recursion>),
+    /// The end of a function that calls itself and whose body begins at `start`: back to the call that entered it again, or to
+    /// `end` if none did.
+    Return {
+        start: u32,
+        end: u32,
+    },
+    /// The register points to a function, if to anything.
+    CheckFunction {
+        address: Slot,
+    },
     Barrier(Box<Barrier>),
     WarpSync {
         mask: Slot,

@@ -4,6 +4,7 @@ mod arithmetic;
 mod atomics;
 mod barriers;
 mod between_lanes;
+mod calls;
 mod copies;
 mod counting;
 mod fragments;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
+use super::calls::Frame;
 use super::copies::PendingCopy;
 use super::mbarrier::Mbarrier;
 use super::undefined::Undefined;
@@ -173,6 +174,8 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     pub undefined: Undefined,
+    /// Waiting activations of functions that call themselves, lane by lane.
+    pub frames: Vec<Vec<Frame>>,
     pub clock: Clock,
     /// The clock at the last fence: what relaxed writes after it publish.
     pub fence_clock: Option<Clock>,
@@ -279,6 +282,7 @@ impl Warp {
             local: vec![0; program.local_bytes as usize * 32],
             local_written: vec![false; program.local_bytes as usize * 32],
             undefined: Undefined::default(),
+            frames: Vec::new(),
             clock: Clock::start(warps, id),
             fence_clock: None,
             pending_acquire: Vec::new(),

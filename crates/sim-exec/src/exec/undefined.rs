@@ -280,6 +280,7 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
         Op::Redux { a, mask, .. } => vec![(vec![*a, *mask], "a reduction between lanes")],
         Op::Elect { mask, .. } | Op::WarpSync { mask } => vec![(vec![*mask], "which lanes take part")],
         Op::BranchIndexed { index, .. } => vec![(vec![*index], "a branch")],
+        Op::CheckFunction { address } => vec![(vec![*address], "a call")],
         Op::MapShared { a, rank, .. } => vec![(vec![*a, *rank], "an address")],
         Op::ClusterRank { a, .. } | Op::IsSpace { a, .. } => vec![(vec![*a], "an address")],
         Op::Barrier(barrier) => {

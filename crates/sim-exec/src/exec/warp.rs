@@ -368,6 +368,9 @@ impl Step<'_, '_> {
             Op::Trap => {
                 Err(Fault::new(FindingKind::Trap, Some(active.trailing_zeros() as usize), "the kernel trapped"))
             }
+            Op::CallAgain(again) => self.call_again(again, active),
+            Op::Return { start, end } => Ok(self.return_again(*start, *end, active)),
+            Op::CheckFunction { address } => self.check_function(*address, active),
             Op::BranchIndexed { index, targets } => self.branch_indexed(*index, targets, active),
             Op::Barrier(barrier) => self.cta_barrier(barrier, active),
             Op::WarpSync { mask } => self.warp_sync(*mask, active),

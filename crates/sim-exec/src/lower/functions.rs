@@ -1,16 +1,18 @@
-//! Modules and functions: global variables, parameters, labels, and calls, which are inlined.
+//! Modules and functions: global variables, parameters, labels.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::calls::Activation;
 use super::control;
 use super::modifiers::Modifiers;
-use super::operands::{Binding, Builder, Scope};
-use super::source::{Call, Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use super::operands::{Binding, Builder};
+use super::source::{Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::counters::Class;
 use crate::finding::Place;
 use crate::gpu::{Gpu, Kernel, LoadError, LoadedModule, ParamSlot};
-use crate::program::{self, Access, Address, Op, Pred, Space, Strength};
+use crate::memory::CODE_WINDOW;
+use crate::program::{self, Op, Pred, Space};
 
 /// A problem at a PTX line.
 pub type Problem = (u32, String);
@@ -29,11 +31,17 @@ pub fn load(gpu: &Gpu, module: &Module, file: &str) -> Result<LoadedModule, Load
         globals.insert(v.name.clone(), (address, bytes));
         bindings.insert(v.name.clone(), Binding::Global(address));
     }
+    for (i, function) in module.functions.iter().enumerate().filter(|(_, f)| !f.is_entry && f.has_body) {
+        bindings.insert(function.name.clone(), Binding::Global(CODE_WINDOW + 16 * i as u64));
+    }
     let unsupported = |(line, message): Problem| LoadError::Unsupported { file: file.to_owned(), line, message };
     for v in &module.variables {
         for (offset, target, addend) in &v.pointers {
-            let Some((to, _)) = globals.get(target) else {
-                return Err(unsupported((0, format!("{} points to {target}, which is no variable", v.name))));
+            let Some(Binding::Global(to)) = bindings.get(target) else {
+                return Err(unsupported((
+                    0,
+                    format!("{} points to {target}, which is no variable or function", v.name),
+                )));
             };
             let (base, _) = globals[&v.name];
             gpu.memory.write(base + offset, &to.wrapping_add(*addend as u64).to_le_bytes())?;
@@ -48,13 +56,7 @@ pub fn load(gpu: &Gpu, module: &Module, file: &str) -> Result<LoadedModule, Load
 }
 
 fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, Binding>) -> Result<Kernel, Problem> {
-    let mut lowering = Lowering {
-        module,
-        builder: Builder::new(globals),
-        class: Class::Control,
-        stack: Vec::new(),
-        returns: Vec::new(),
-    };
+    let mut lowering = Lowering { module, builder: Builder::new(globals), class: Class::Control, active: Vec::new() };
     let at_start = |message| (0, message);
     let mut params = Vec::new();
     let mut end = 0u64;
@@ -99,14 +101,12 @@ fn line_of(statement: &Statement) -> Option<u32> {
 
 /// A kernel being lowered.
 pub struct Lowering<'m> {
-    module: &'m Module,
+    pub module: &'m Module,
     pub builder: Builder<'m>,
     /// Of the operations that are pushed next.
-    class: Class,
-    /// Functions being inlined, outermost first.
-    stack: Vec<String>,
-    /// Per function being inlined: its returns, to be patched to its end.
-    returns: Vec<Vec<usize>>,
+    pub class: Class,
+    /// The kernel and the functions being inlined into it, outermost first.
+    pub active: Vec<Activation>,
 }
 
 impl Lowering<'_> {
@@ -117,9 +117,8 @@ impl Lowering<'_> {
         self.builder.program.places.push(Place { ptx_line: line, source: source.clone() });
     }
 
-    fn body(&mut self, function: &Function) -> Result<(), Problem> {
-        self.stack.push(function.name.clone());
-        self.returns.push(Vec::new());
+    pub fn body(&mut self, function: &Function) -> Result<(), Problem> {
+        self.enter(function);
         self.builder.declare(function).map_err(|m| (0, m))?;
         self.declare_dynamic_shared().map_err(|m| (0, m))?;
         let mut tables: HashMap<&str, &[String]> = HashMap::new();
@@ -153,11 +152,7 @@ impl Lowering<'_> {
                 other => panic!("{other:?} has no targets"),
             }
         }
-        let end = self.builder.program.instructions.len() as u32;
-        for at in self.returns.pop().unwrap_or_default() {
-            self.builder.program.instructions[at].op = Op::Branch { target: end };
-        }
-        self.stack.pop();
+        self.leave();
         Ok(())
     }
 
@@ -184,8 +179,8 @@ impl Lowering<'_> {
                 branches.push((here, labels.to_vec(), i.line));
                 Op::BranchIndexed { index: self.builder.source(index, "u32")?, targets: Box::default() }
             }
-            "ret" if self.stack.len() > 1 => {
-                self.returns.last_mut().expect("a function is being lowered").push(here);
+            "ret" if self.active.len() > 1 => {
+                self.active.last_mut().expect("a function is being lowered").returns.push(here);
                 Op::Nop
             }
             "ret" | "exit" => Op::Exit,
@@ -207,125 +202,6 @@ impl Lowering<'_> {
     pub fn guard(&mut self, guard: &Option<(String, bool)>) -> Result<Option<Pred>, String> {
         guard.as_ref().map(|(name, negated)| self.builder.named_pred(name, *negated)).transpose()
     }
-
-    fn call(&mut self, call: &Call) -> Result<(), Problem> {
-        let fail = |message: String| (call.line, message);
-        let guard = self.guard(&call.guard).map_err(fail)?;
-        self.class = Class::Control;
-        match call.function.as_str() {
-            "vprintf" => return self.call_host(call, guard, 2).map_err(fail),
-            "__assertfail" => return self.call_host(call, guard, 3).map_err(fail),
-            _ => {}
-        }
-        let target = self.module.functions.iter().find(|f| f.name == call.function && f.has_body);
-        let target = target.ok_or_else(|| fail(format!("function {} has no body here", call.function)))?;
-        if self.stack.contains(&call.function) {
-            return Err(fail(format!("{} calls itself: recursion is not supported", call.function)));
-        }
-        // A guarded call jumps over its inlined body.
-        let skip = guard.map(|g| {
-            let at = self.builder.program.instructions.len();
-            self.push(Op::Nop, Some(Pred { slot: g.slot, negated: !g.negated }), call.line, &call.source);
-            at
-        });
-        let mut inner = Scope::default();
-        let mut copies_in = Vec::new();
-        let mut copies_out = Vec::new();
-        for (formals, actuals, copies) in
-            [(&target.params, &call.arguments, &mut copies_in), (&target.returns, &call.returns, &mut copies_out)]
-        {
-            for (formal, actual) in formals.iter().zip(actuals) {
-                match actual {
-                    // Parameter variables are passed by sharing their storage: PTX forbids other uses while the call runs.
-                    Operand::Name(name) if formal.space != VariableSpace::Register => {
-                        let binding =
-                            self.builder.binding(name).ok_or_else(|| fail(format!("{name} is not declared")))?;
-                        inner.names.insert(formal.name.clone(), binding);
-                    }
-                    other => copies.push((formal, other.clone())),
-                }
-            }
-        }
-        let outer = std::mem::replace(&mut self.builder.scope, inner);
-        for v in target.params.iter().chain(&target.returns).filter(|v| v.space == VariableSpace::Register) {
-            self.builder.declare_one(v).map_err(fail)?;
-        }
-        self.copy_registers(&copies_in, &outer, true, call).map_err(fail)?;
-        self.body(target)?;
-        self.copy_registers(&copies_out, &outer, false, call).map_err(fail)?;
-        self.builder.scope = outer;
-        if let Some(at) = skip {
-            let end = self.builder.program.instructions.len() as u32;
-            self.builder.program.instructions[at].op = Op::Branch { target: end };
-        }
-        Ok(())
-    }
-
-    /// Moves register arguments between the caller's and the callee's names.
-    fn copy_registers(
-        &mut self,
-        copies: &[(&Variable, Operand)],
-        outer: &Scope,
-        inwards: bool,
-        call: &Call,
-    ) -> Result<(), String> {
-        self.class = Class::Move;
-        for (formal, actual) in copies {
-            let inner = self.builder.scope.clone();
-            let callee = self.builder.source(&Operand::Name(formal.name.clone()), &formal.ty)?;
-            self.builder.scope = outer.clone();
-            let caller = self.builder.source(actual, &formal.ty)?;
-            self.builder.scope = inner;
-            let (d, a) = if inwards { (callee, caller) } else { (caller, callee) };
-            self.push(control::copy(d, a), None, call.line, &call.source);
-        }
-        Ok(())
-    }
-
-    /// vprintf and __assertfail: the arguments are loaded from parameter variables.
-    fn call_host(&mut self, call: &Call, guard: Option<Pred>, count: usize) -> Result<(), String> {
-        let mut arguments = Vec::new();
-        for (i, argument) in call.arguments.iter().take(count).enumerate() {
-            let Operand::Name(name) = argument else { return Err("expected parameter variables".into()) };
-            let Some(Binding::Local(at)) = self.builder.binding(name) else {
-                return Err(format!("{name} is no parameter"));
-            };
-            let slot = self.builder.slot()?;
-            let access = Access {
-                space: Space::Local,
-                width: if i == 2 { 4 } else { 8 },
-                signed: false,
-                strength: Strength::Weak,
-                address: Address { base: None, offset: at.into(), wide: true },
-                registers: [slot].into(),
-                used_bytes: Access::ALL_USED,
-            };
-            self.push(Op::Load(Box::new(access)), guard, call.line, &call.source);
-            arguments.push(slot);
-        }
-        let op = match arguments.as_slice() {
-            [format, arguments] => Op::Printf { format: *format, arguments: *arguments, d: program::SINK },
-            [message, file, line] => Op::Assert { message: *message, file: *file, line: *line },
-            _ => return Err(format!("expected {count} arguments, found {}", call.arguments.len())),
-        };
-        let prints = matches!(op, Op::Printf { .. });
-        self.push(op, guard, call.line, &call.source);
-        if let (true, Some(Operand::Name(name))) = (prints, call.returns.first())
-            && let Some(Binding::Local(at)) = self.builder.binding(name)
-        {
-            let access = Access {
-                space: Space::Local,
-                width: 4,
-                signed: false,
-                strength: Strength::Weak,
-                address: Address { base: None, offset: at.into(), wide: true },
-                registers: [self.builder.constant(1)?].into(),
-                used_bytes: Access::ALL_USED,
-            };
-            self.push(Op::Store(Box::new(access)), guard, call.line, &call.source);
-        }
-        Ok(())
-    }
 }
 
 /// Dynamic shared memory starts after the static variables, whose total is only known when all functions are inlined; a name
@@ -343,7 +219,7 @@ impl Lowering<'_> {
 
     /// The sum of every function's static shared variables: an upper bound that does not depend on which are called.
     fn dynamic_base(&self) -> u32 {
-        let entry = self.stack.first();
+        let entry = self.active.first().map(|a| &a.function);
         let of = |variables: &[Variable]| -> u64 {
             variables
                 .iter()
@@ -358,10 +234,10 @@ impl Lowering<'_> {
     }
 
     fn place_dynamic_shared(&mut self, function: &Function) -> Result<u32, String> {
-        self.stack.push(function.name.clone());
+        self.enter(function);
         let uses = self.module.variables.iter().any(|v| v.dynamic);
         let base = if uses { self.dynamic_base() } else { 0 };
-        self.stack.pop();
+        self.active.pop();
         Ok(base)
     }
 }

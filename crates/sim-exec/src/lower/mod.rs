@@ -2,6 +2,7 @@
 //! whatever the executor does not know is an error with file and line.
 
 mod arithmetic;
+mod calls;
 mod control;
 mod convert;
 mod fragments;

@@ -37,6 +37,7 @@ pub struct Builder<'m> {
     pub scope: Scope,
     constants: HashMap<u64, Slot>,
     specials: Vec<(Special, Slot)>,
+    shared_variables: HashMap<String, u32>,
     preds: usize,
     always: Option<PredSlot>,
 }
@@ -49,6 +50,7 @@ impl<'m> Builder<'m> {
             scope: Scope::default(),
             constants: HashMap::new(),
             specials: Vec::new(),
+            shared_variables: HashMap::new(),
             preds: 0,
             always: None,
         }
@@ -78,7 +80,20 @@ impl<'m> Builder<'m> {
 
     /// Binds the variables of a function.
     pub fn declare(&mut self, function: &Function) -> Result<(), String> {
-        function.variables.iter().try_for_each(|v| self.declare_one(v))
+        for v in &function.variables {
+            // However often a function is inlined, its shared variables are the same memory.
+            let key = (v.space == VariableSpace::Shared).then(|| format!("{}::{}", function.name, v.name));
+            match key.as_ref().and_then(|key| self.shared_variables.get(key)) {
+                Some(at) => {
+                    self.scope.names.insert(v.name.clone(), Binding::Shared(*at));
+                }
+                None => self.declare_one(v)?,
+            }
+            if let (Some(key), Some(Binding::Shared(at))) = (key, self.binding(&v.name)) {
+                self.shared_variables.insert(key, at);
+            }
+        }
+        Ok(())
     }
 
     pub fn declare_one(&mut self, v: &Variable) -> Result<(), String> {

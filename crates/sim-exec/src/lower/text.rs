@@ -425,10 +425,7 @@ impl Reader {
             returns = self.list("(", ")", scopes)?;
             self.expect(",")?;
         }
-        let function = self.next()?;
-        if function.starts_with('%') {
-            return Err((line, "indirect calls are not supported".into()));
-        }
+        let function = renamed(scopes, &self.next()?);
         let arguments = if self.eat(",") && self.peek() == "(" { self.list("(", ")", scopes)? } else { Vec::new() };
         self.skip_to(";")?;
         Ok(Statement::Call(Call { guard, function, returns, arguments, line, source }))

@@ -18,6 +18,8 @@ const FIRST_ADDRESS: u64 = 0x0000_0007_0000_0000;
 pub const SHARED_WINDOW: u64 = 0x0001_0000_0000_0000;
 pub const LOCAL_WINDOW: u64 = 0x0002_0000_0000_0000;
 pub const PARAM_WINDOW: u64 = 0x0003_0000_0000_0000;
+/// Addresses of functions: nothing can be read there.
+pub const CODE_WINDOW: u64 = 0x0004_0000_0000_0000;
 /// Bytes of each window.
 pub const WINDOW_BYTES: u64 = 1 << 32;
 /// In a shared::cluster address, bits 24.. hold one plus the rank of the CTA; zero means the executing CTA.
