@@ -84,6 +84,10 @@ pub struct RunArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: Option<u32>,
 
+    /// Warp instructions after which the kernel counts as hung
+    #[arg(long, value_name = "N", default_value_t = GpuConfig::default().instructions_max)]
+    instructions_max: u64,
+
     /// Print the kernel's text with counters beside each line
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "source")]
     annotate: Option<Text>,
@@ -227,7 +231,9 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
     }
     let report = match gpu.launch(kernel, &launch) {
         Ok(report) => report,
-        Err(LaunchError::Finding(finding)) => {
+        Err(LaunchError::Finding(mut finding)) => {
+            finding.message = shortened(&finding.message);
+            finding.place.source = finding.place.source.map(|(file, line)| (shortened(&file), line));
             let (output, buffers, lines) = (String::new(), Vec::new(), Vec::new());
             return Ok(Run { seed, finding: Some(*finding), launch: None, output, buffers, lines });
         }
@@ -241,7 +247,10 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
     let lines = match args.annotate {
         None => Vec::new(),
         Some(Text::Source) if !by_source.is_empty() => {
-            let line = |((file, line), counters)| Line { file: Some(file), line, counters };
+            let line = |((file, line), counters): ((String, u32), Counters)| {
+                let file = Some(shortened(&file));
+                Line { file, line, counters }
+            };
             by_source.into_iter().map(line).collect()
         }
         Some(_) => {
@@ -265,6 +274,7 @@ fn config(args: &RunArgs) -> GpuConfig {
     let default = GpuConfig::default();
     GpuConfig {
         compute_capability: args.cc,
+        instructions_max: args.instructions_max,
         workers: args.workers.map_or(default.workers, |n| n as usize),
         checks: Checks { uninitialised: has(Check::Uninitialised), races: has(Check::Races) },
         arithmetic: Arithmetic {
@@ -378,6 +388,12 @@ fn print_differences(out: &mut dyn Write, first: &Run, rest: &[&Run]) -> Result<
         writeln!(out, "Counters differ between seeds {} and {}.", first.seed, other.seed)?;
     }
     Ok(())
+}
+
+/// Text with paths below the current folder made relative to it: compilers write them in full.
+fn shortened(text: &str) -> String {
+    let here = std::env::current_dir().map(|folder| format!("{}/", folder.display()));
+    here.map_or_else(|_| text.to_owned(), |here| text.replace(&here, ""))
 }
 
 /// Reads `16`, `16,16` or `16,16,4`.

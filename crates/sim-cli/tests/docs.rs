@@ -1,0 +1,152 @@
+//! docs/simulator.md is true: its commands print what it shows, and its tables name what the code has.
+//!
+//! `KILN_UPDATE_DOCS=1 cargo test -p sim-cli --test docs` writes what the commands print into the page.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use sim_conformance::{Toolchain, workspace_root};
+
+const PAGE: &str = "docs/simulator.md";
+
+fn page() -> String {
+    std::fs::read_to_string(workspace_root().join(PAGE)).unwrap()
+}
+
+/// Runs a command of the page in the workspace's folder: what it prints, and its exit code.
+fn execute(command: &str, folder: &Path) -> (String, i32) {
+    let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    let in_folder =
+        |word: &String| if word.ends_with(".ptx") { folder.join(word).display().to_string() } else { word.clone() };
+    match words[0].as_str() {
+        "nvcc" => {
+            let source = words.iter().find(|w| w.ends_with(".cu")).unwrap();
+            let arch = &words[words.iter().position(|w| w == "-arch").unwrap() + 1];
+            let toolchain = Toolchain::find().unwrap_or_else(|e| panic!("{e}"));
+            let ptx = toolchain.compile(&workspace_root().join(source), arch, &[]).unwrap_or_else(|e| panic!("{e}"));
+            std::fs::write(in_folder(words.last().unwrap()), ptx).unwrap();
+            (String::new(), 0)
+        }
+        "sim" => {
+            let mut sim = Command::new(env!("CARGO_BIN_EXE_sim"));
+            let output = sim.args(words[1..].iter().map(in_folder)).current_dir(workspace_root()).output().unwrap();
+            assert!(output.stderr.is_empty(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+            (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
+        }
+        other => panic!("{PAGE} runs {other}, which this test does not know"),
+    }
+}
+
+/// The page with the output of every `console` block as it is now.
+fn refreshed(page: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut out = String::new();
+    let mut code = 0;
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        out += &format!("{line}\n");
+        if line != "```console" {
+            continue;
+        }
+        let block: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
+        let mut at = 0;
+        while let Some(first) = block.get(at).and_then(|l| l.strip_prefix("$ ")) {
+            let mut command = first.to_owned();
+            out += &format!("{}\n", block[at]);
+            at += 1;
+            while command.ends_with('\\') {
+                command.pop();
+                command += block[at];
+                out += &format!("{}\n", block[at]);
+                at += 1;
+            }
+            if command == "echo $?" {
+                out += &format!("{code}\n");
+            } else {
+                let (printed, exit) = execute(&command, folder.path());
+                (out, code) = (out + &printed, exit);
+            }
+            at += block[at..].iter().take_while(|l| !l.starts_with("$ ")).count();
+        }
+        out += "```\n";
+    }
+    out
+}
+
+#[test]
+fn the_commands_print_what_the_page_shows() {
+    let page = page();
+    let now = refreshed(&page);
+    if std::env::var_os("KILN_UPDATE_DOCS").is_some() {
+        std::fs::write(workspace_root().join(PAGE), &now).unwrap();
+    } else if let Some((old, new)) = page.lines().zip(now.lines()).find(|(old, new)| old != new) {
+        panic!("{PAGE} is stale:\n  it shows {old}\n  now it is {new}");
+    } else {
+        assert_eq!(page.len(), now.len(), "{PAGE} is stale");
+    }
+}
+
+/// The story that the page tells, whatever its words.
+#[test]
+fn the_planted_bug_is_found_at_its_line_and_the_fixed_kernels_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "crates/sim-cli/examples/transpose.cu";
+    execute(&format!("nvcc -ptx -lineinfo -arch sm_90 {source} -o transpose.ptx"), folder.path());
+    let text = std::fs::read_to_string(workspace_root().join(source)).unwrap();
+    let reading = text.lines().position(|l| l.contains("= tile[threadIdx.x]")).unwrap() + 1;
+    let run = |entry: &str, flags: &str| {
+        let arguments = "--arg buffer:f32:12288:iota --arg out:f32:12288 --arg i32:128 --arg i32:96";
+        execute(
+            &format!("sim run transpose.ptx --entry {entry} --grid 3,4 --block 32,8 {arguments} {flags}"),
+            folder.path(),
+        )
+    };
+    for seed in 0..20 {
+        let (shown, code) = run("transpose_unordered", &format!("--seed {seed}"));
+        assert_eq!(code, 1, "seed {seed}: {shown}");
+        assert!(shown.contains("SharedRace in transpose_unordered"), "seed {seed}: {shown}");
+        assert!(shown.contains(&format!("{source}:{reading}")), "seed {seed}: {shown}");
+    }
+    for (entry, replays) in [("transpose_one_bank", 31 * 384), ("transpose", 0)] {
+        let (shown, code) = run(entry, "--seeds 20 --json");
+        assert_eq!(code, 0, "{shown}");
+        let json: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        for run in json["runs"].as_array().unwrap() {
+            assert_eq!(run["launch"]["counters"]["shared_load_replays"], replays);
+            assert_eq!(run["launch"]["counters"]["dram_read_bytes"], 4 * 12288);
+            let expected: Vec<String> = (0..8).map(|i| (96 * i).to_string()).collect();
+            assert_eq!(run["buffers"][0]["values"], serde_json::json!(expected));
+        }
+    }
+}
+
+/// Names in back quotes of the first column of every table.
+fn first_columns(page: &str) -> BTreeSet<&str> {
+    page.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect()
+}
+
+#[test]
+fn the_table_of_variables_is_complete() {
+    let mut variables = BTreeSet::new();
+    let settings = workspace_root().join("crates/sim-driver/src/core/settings.rs");
+    let text = std::fs::read_to_string(settings).unwrap();
+    for (at, _) in text.match_indices("KILN_SIM_") {
+        variables.insert(text[at..].split(|c: char| c != '_' && !c.is_ascii_uppercase()).next().unwrap());
+    }
+    let page = page();
+    let documented: BTreeSet<&str> = first_columns(&page).into_iter().filter(|n| n.starts_with("KILN_SIM_")).collect();
+    assert_eq!(documented, variables);
+}
+
+#[test]
+fn the_table_of_findings_is_complete() {
+    let finding = std::fs::read_to_string(workspace_root().join("crates/sim-exec/src/finding.rs")).unwrap();
+    let kinds = finding.split("pub enum FindingKind {").nth(1).unwrap().split('}').next().unwrap();
+    let kinds: BTreeSet<&str> = kinds.lines().filter_map(|l| l.trim().strip_suffix(',')).collect();
+    let page = page();
+    let documented = first_columns(&page);
+    let missing: Vec<_> = kinds.difference(&documented).collect();
+    assert!(missing.is_empty() && kinds.len() > 10, "{missing:?}");
+}
