@@ -37,10 +37,12 @@ pub enum FindingKind {
     SharedRace,
     /// Two unordered accesses to one global-memory word, at least one a write.
     GlobalRace,
-    /// Use of the destination of an asynchronous copy that was not waited for.
+    /// Use of what an asynchronous copy or wgmma that was not waited for still writes, or change of what it still reads.
     AsyncNotWaited,
     /// The asynchronous proxy touches generic writes without a proxy fence between.
     MissingProxyFence,
+    /// wgmma uses registers that were written after the last wgmma.fence.
+    MissingWgmmaFence,
     /// Threads of one warp at different aligned barriers, or lanes missing from a `.sync` operation.
     DivergentBarrier,
     /// No thread can make progress.

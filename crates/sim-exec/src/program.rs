@@ -7,6 +7,7 @@ use crate::finding::Place;
 use crate::lanes::approx::ApproxOp;
 use crate::lanes::convert::Conversion;
 use crate::lanes::{CompareFn, LaneFn};
+use crate::matrix::descriptor::Major;
 use crate::matrix::fragments::{Fragment, Origin};
 use crate::matrix::{Kind, Tile};
 
@@ -266,6 +267,42 @@ pub struct Mma {
     pub a: Box<[Slot]>,
     pub b: Box<[Slot]>,
     pub c: Box<[Slot]>,
+}
+
+/// Where wgmma takes A from.
+#[derive(Clone, Debug)]
+pub enum WgmmaA {
+    Registers(Box<[Slot]>),
+    /// A register with a matrix descriptor.
+    Memory(Slot, Major),
+}
+
+/// One warp's share of wgmma.mma_async: 16 of 64 rows.
+#[derive(Clone, Debug)]
+pub struct Wgmma {
+    pub tile: Tile,
+    pub kind: Kind,
+    pub multiply_adds: u64,
+    /// n
+    pub columns: usize,
+    pub d: Box<[Slot]>,
+    pub a: WgmmaA,
+    /// A register with a matrix descriptor.
+    pub b: Slot,
+    pub b_major: Major,
+    /// Whether D's old value is added.
+    pub scale_d: Pred,
+    /// The sign bits of A's registers, if the product is negated.
+    pub flip: u64,
+}
+
+/// The registers of wgmmas that another instruction touches.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pub reads: Box<[Slot]>,
+    pub writes: Box<[Slot]>,
+    /// The instruction only copies one register to another.
+    pub copies: bool,
 }
 
 /// Whether a matrix lies in memory row by row or column by column.
@@ -528,6 +565,12 @@ pub enum Op {
     Mma(Box<Mma>),
     LoadFragment(Box<FragmentMove>),
     StoreFragment(Box<FragmentMove>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        pending: u32,
+    },
+    Wgmma(Box<Wgmma>),
     // Asynchronous copies.
     CopyAsync {
         to: Address,
@@ -610,6 +653,8 @@ pub struct Program {
     pub places: Vec<Place>,
     /// One per instruction.
     pub classes: Vec<Class>,
+    /// One per instruction, or empty if no instruction is wgmma.
+    pub watches: Vec<Option<Box<Watch>>>,
     pub slots: usize,
     pub preds: usize,
     pub constants: Vec<(Slot, u64)>,

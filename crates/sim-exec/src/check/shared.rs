@@ -41,6 +41,7 @@ struct WordRaces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     AsyncPending,
+    AsyncReading,
     Race(Conflict),
 }
 
@@ -60,6 +61,8 @@ pub struct SharedMemory {
     /// Per word: low nibble for written bytes, high nibble for bytes that an asynchronous copy will still write.
     state: Vec<u8>,
     races: Vec<WordRaces>,
+    /// Per 16 bytes: asynchronous reads that were not waited for. Empty before the first.
+    async_reads: Vec<u32>,
     check_written: bool,
 }
 
@@ -71,6 +74,7 @@ impl SharedMemory {
             bytes: vec![0; words * 4],
             state: vec![0; words],
             races: vec![WordRaces::default(); if check_races { words } else { 0 }],
+            async_reads: Vec::new(),
             check_written,
         }
     }
@@ -102,6 +106,18 @@ impl SharedMemory {
         for (word, bytes) in touched_words(offset, width) {
             self.state[word] |= bytes;
         }
+    }
+
+    /// An asynchronous read of 16 bytes begins: until it ends, nobody may write them.
+    pub fn begin_async_read(&mut self, offset: u32) {
+        if self.async_reads.is_empty() {
+            self.async_reads = vec![0; self.bytes.len().div_ceil(16)];
+        }
+        self.async_reads[offset as usize / 16] += 1;
+    }
+
+    pub fn end_async_read(&mut self, offset: u32) {
+        self.async_reads[offset as usize / 16] -= 1;
     }
 
     /// Marks bytes that an asynchronous copy will write.
@@ -165,6 +181,9 @@ impl SharedMemory {
         for (word, bytes) in touched_words(access.offset, access.width) {
             if self.state[word] >> 4 & bytes != 0 {
                 return Err(Trouble::AsyncPending);
+            }
+            if self.async_reads.get(word / 4).is_some_and(|&reads| reads > 0) {
+                return Err(Trouble::AsyncReading);
             }
             let written = self.state[word] & bytes == bytes;
             if let Some(races) = self.races.get_mut(word) {

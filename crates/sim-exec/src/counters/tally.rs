@@ -162,6 +162,7 @@ impl Tally {
 fn multiply_adds(op: &Op) -> Option<(Kind, u64)> {
     match op {
         Op::Mma(mma) => Some((mma.kind, mma.multiply_adds)),
+        Op::Wgmma(wgmma) => Some((wgmma.kind, wgmma.multiply_adds)),
         _ => None,
     }
 }

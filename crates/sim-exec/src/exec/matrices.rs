@@ -35,6 +35,7 @@ impl Step<'_, '_> {
             Op::Mma(mma) => self.mma(mma),
             Op::LoadFragment(load) => self.load_fragment(load)?,
             Op::StoreFragment(store) => self.store_fragment(store)?,
+            Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } | Op::Wgmma(_) => return self.wgmma_op(op),
             other => panic!("{other:?} is no matrix operation"),
         }
         Ok(Flow::Next)

@@ -394,6 +394,9 @@ impl<'l> Step<'_, 'l> {
                 FindingKind::AsyncNotWaited,
                 "the destination of an asynchronous copy that was not waited for".to_owned(),
             ),
+            Trouble::AsyncReading => {
+                (FindingKind::AsyncNotWaited, "an operand of a wgmma that was not waited for".to_owned())
+            }
             Trouble::Race(conflict) => (FindingKind::SharedRace, self.describe(&conflict)),
         };
         Fault::new(kind, Some(lane), format!("{verb} of shared offset {offset:#x}: {what}"))

@@ -9,6 +9,7 @@ use super::calls::Frame;
 use super::copies::PendingCopy;
 use super::mbarrier::Mbarrier;
 use super::undefined::Undefined;
+use super::wgmma::Wgmmas;
 use crate::check::clock::Clock;
 use crate::check::shared::SharedMemory;
 use crate::finding::FindingKind;
@@ -174,6 +175,7 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     pub undefined: Undefined,
+    pub wgmmas: Wgmmas,
     /// Waiting activations of functions that call themselves, lane by lane.
     pub frames: Vec<Vec<Frame>>,
     pub clock: Clock,
@@ -282,6 +284,7 @@ impl Warp {
             local: vec![0; program.local_bytes as usize * 32],
             local_written: vec![false; program.local_bytes as usize * 32],
             undefined: Undefined::default(),
+            wgmmas: Wgmmas::default(),
             frames: Vec::new(),
             clock: Clock::start(warps, id),
             fence_clock: None,

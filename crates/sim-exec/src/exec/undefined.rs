@@ -14,7 +14,7 @@ use super::state::Fault;
 use super::warp::{Step, each};
 use crate::finding::FindingKind;
 use crate::lanes::Mask;
-use crate::program::{BarrierKind, BoolOp, Instruction, MbarrierOp, Op, Pred, PredSlot, SINK, Slot};
+use crate::program::{BarrierKind, BoolOp, Instruction, MbarrierOp, Op, Pred, PredSlot, SINK, Slot, WgmmaA};
 
 /// The read that an undefined value comes from.
 #[derive(Debug)]
@@ -204,6 +204,11 @@ impl Step<'_, '_> {
         self.must_be_defined(lanes, "what global memory holds")
     }
 
+    /// Faults if a register is undefined in any lane.
+    pub fn registers_must_be_defined(&self, slots: &[Slot], what: &str) -> Result<(), Fault> {
+        slots.iter().try_for_each(|slot| self.must_be_defined(self.warp.undefined.register(*slot), what))
+    }
+
     fn combined(&self, compared: Mask, undefined: &Lanes, combine: Option<(BoolOp, Pred)>) -> Lanes {
         let Some((op, p)) = combine else { return undefined.clone() };
         let f = |a: Mask, b: Mask| match op {
@@ -262,6 +267,10 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
         Op::LoadFragment(fragment) | Op::StoreFragment(fragment) => {
             vec![address(&fragment.address), (vec![fragment.stride], "an address")]
         }
+        Op::Wgmma(wgmma) => match &wgmma.a {
+            WgmmaA::Registers(a) => vec![(vec![wgmma.b], "an address"), (a.to_vec(), "a matrix product")],
+            WgmmaA::Memory(a, _) => vec![(vec![*a, wgmma.b], "an address")],
+        },
         Op::MoveMatrix { a, .. } => vec![(vec![*a], "a moved matrix")],
         Op::CopyAsync { to, from, from_bytes, .. } => {
             vec![address(to), address(from), (from_bytes.iter().copied().collect(), "the length of a copy")]

@@ -135,6 +135,9 @@ impl Step<'_, '_> {
             };
             self.warp.instructions += 1;
             self.tally.issue(fragment.pc, active);
+            if let (Some(Some(watch)), 1..) = (program.watches.get(fragment.pc as usize), active) {
+                self.check_watched(watch)?;
+            }
             let flow = if !self.warp.undefined.is_empty() {
                 self.execute_tracking(instruction, fragment.mask, active)?
             } else if active == 0 {
@@ -392,7 +395,11 @@ impl Step<'_, '_> {
             | Op::MoveMatrix { .. }
             | Op::Mma(_)
             | Op::LoadFragment(_)
-            | Op::StoreFragment(_) => self.matrix(op, active),
+            | Op::StoreFragment(_)
+            | Op::WgmmaFence
+            | Op::WgmmaCommit
+            | Op::WgmmaWait { .. }
+            | Op::Wgmma(_) => self.matrix(op, active),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } => self.copy(op, active),
             Op::Mbarrier { op, address, cluster } => self.mbarrier(op, address, *cluster, active),
             Op::Printf { format, arguments, d } => self.printf(*format, *arguments, *d, active),

@@ -3,7 +3,7 @@
 use super::functions::Lowering;
 use super::modifiers::Modifiers;
 use super::source::Instruction;
-use super::{arithmetic, convert, fragments, matrices, memory, synchronise};
+use super::{arithmetic, convert, fragments, matrices, memory, synchronise, wgmma};
 use crate::lanes::lanes;
 use crate::program::{Op, Program, Slot};
 
@@ -21,6 +21,7 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
         | "activemask" | "elect" => synchronise::lower(l, i, m),
         "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => matrices::lower(l, i, m),
         "wmma" => fragments::lower(l, i, m),
+        "wgmma" => wgmma::lower(l, i, m),
         "cvt" => convert::lower(l, i, m),
         _ => arithmetic::lower(l, i, m),
     }

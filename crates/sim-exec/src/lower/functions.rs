@@ -78,6 +78,7 @@ fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, 
     let mut program = lowering.builder.program;
     program.static_shared_bytes = program.static_shared_bytes.max(dynamic);
     program.local_bytes = program.local_bytes.next_multiple_of(16);
+    program.watches = super::wgmma::watches(&program);
     Ok(Kernel {
         name: function.name.clone(),
         params,

@@ -15,6 +15,7 @@ mod operands;
 mod source;
 mod synchronise;
 mod text;
+mod wgmma;
 
 use crate::gpu::{Gpu, LoadError, LoadedModule};
 

@@ -5,6 +5,7 @@
 //! e t + 4 e (r div 2) and on (tiles of 8 rows: row g, columns e t + 4 e r and on); register r of B holds rows e t + 4 e r and on
 //! of column g; element r of C holds row g + 8 (r div 2), column 2 t + r mod 2.
 
+pub mod descriptor;
 mod element;
 pub mod fragments;
 pub mod moves;
