@@ -85,8 +85,8 @@ impl Image {
         // The pattern repeats after eight lines; within it pieces of a line change places.
         let place = match self.width {
             128 => piece ^ line,
-            64 => piece ^ line / 2,
-            32 => piece ^ line / 4,
+            64 => piece ^ (line / 2),
+            32 => piece ^ (line / 4),
             _ => piece,
         };
         self.start + group + line * self.width + place * 16 + byte
@@ -264,7 +264,7 @@ fn check(case: &Case, seed: u64, truncates: bool) {
         let lanes = |r: usize| -> Lanes {
             std::array::from_fn(|lane| {
                 let at = 512 * r + 4 * (32 * warp + lane);
-                u32::from_le_bytes(out[at..at + 4].try_into().unwrap()).into()
+                u32::from_le_bytes(out[at..at + 4].try_into().expect("four bytes")).into()
             })
         };
         let got: Vec<Lanes> = (0..registers).map(lanes).collect();
