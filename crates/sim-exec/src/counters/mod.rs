@@ -11,7 +11,7 @@ mod tally;
 use serde::{Deserialize, Serialize};
 
 pub use class::Class;
-pub use patterns::{bank_replays, coalescing, is_consecutive};
+pub use patterns::{Sectors, bank_replays, is_consecutive};
 pub use table::grouped;
 pub use tally::{Tallies, Tally};
 

@@ -6,51 +6,65 @@ use crate::lanes::{FULL, Lanes, Mask, WARP};
 const BANKS: usize = 32;
 /// Bytes that shared memory serves in one pass.
 const PASS_BYTES: u64 = 128;
+/// Bytes of a sector of global memory.
+const SECTOR_BYTES: u64 = 32;
 
-/// 32-byte sectors that an access of `bytes` per lane touches, and how many its distinct bytes would fill if they were
-/// contiguous and aligned.
-pub fn coalescing(addresses: &Lanes, mask: Mask, bytes: u64) -> (u64, u64) {
-    if mask == FULL && is_consecutive(addresses, bytes) {
-        let sectors = ((addresses[WARP - 1] + bytes - 1) >> 5) - (addresses[0] >> 5) + 1;
-        return (sectors, (WARP as u64 * bytes).div_ceil(32));
-    }
-    let mut starts = [0; WARP];
-    let mut n = 0;
-    for (lane, &address) in addresses.iter().enumerate() {
-        if mask >> lane & 1 != 0 {
-            starts[n] = address;
-            n += 1;
-        }
-    }
-    let starts = &mut starts[..n];
-    if !starts.is_sorted() {
-        starts.sort_unstable();
-    }
-    // Both ends move on together: ranges in order of their start, with overlaps counted once.
-    let (mut sectors, mut distinct) = (0, 0);
-    let (mut next_sector, mut next_byte) = (0, 0);
-    for &start in starts.iter() {
-        let end = start + bytes;
-        let (first, last) = (next_sector.max(start >> 5), (end - 1) >> 5);
-        sectors += (last + 1).saturating_sub(first);
-        next_sector = next_sector.max(last + 1);
-        distinct += end.saturating_sub(start.max(next_byte));
-        next_byte = next_byte.max(end);
-    }
-    (sectors, distinct.div_ceil(32))
+/// Sectors that an access of global memory touches, and how many its distinct bytes would fill if they were contiguous and
+/// aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sectors {
+    pub touched: u64,
+    pub ideal: u64,
 }
 
-/// Whether the lanes' accesses of `bytes` follow each other without a gap.
+impl Sectors {
+    /// Of `bytes` bytes from `start` on.
+    #[inline]
+    pub fn of_range(start: u64, bytes: u64) -> Self {
+        let touched = ((start + bytes - 1) / SECTOR_BYTES) - start / SECTOR_BYTES + 1;
+        Sectors { touched, ideal: bytes.div_ceil(SECTOR_BYTES) }
+    }
+
+    /// Of accesses of `bytes` per lane.
+    pub fn of_lanes(addresses: &Lanes, mask: Mask, bytes: u64) -> Self {
+        let mut starts = [0; WARP];
+        let mut n = 0;
+        for (lane, &address) in addresses.iter().enumerate() {
+            if mask >> lane & 1 != 0 && (n == 0 || starts[n - 1] != address) {
+                starts[n] = address;
+                n += 1;
+            }
+        }
+        let starts = &mut starts[..n];
+        if !starts.is_sorted() {
+            starts.sort_unstable();
+        }
+        // Ranges in order of their start; what earlier ones covered counts once.
+        let (mut touched, mut distinct) = (0, 0);
+        let (mut next_sector, mut next_byte) = (0, 0);
+        for &start in starts.iter() {
+            let end = start + bytes;
+            let (first, last) = (next_sector.max(start / SECTOR_BYTES), (end - 1) / SECTOR_BYTES);
+            touched += (last + 1).saturating_sub(first);
+            next_sector = next_sector.max(last + 1);
+            distinct += end.saturating_sub(start.max(next_byte));
+            next_byte = next_byte.max(end);
+        }
+        Sectors { touched, ideal: distinct.div_ceil(SECTOR_BYTES) }
+    }
+}
+
+/// Whether all lanes take part and their accesses of `bytes` follow each other without a gap.
 #[inline]
-pub fn is_consecutive(addresses: &Lanes, bytes: u64) -> bool {
-    addresses.iter().enumerate().all(|(i, &a)| a == addresses[0].wrapping_add(i as u64 * bytes))
+pub fn is_consecutive(addresses: &Lanes, mask: Mask, bytes: u64) -> bool {
+    mask == FULL && addresses.iter().zip(0u64..).all(|(&a, i)| a == addresses[0].wrapping_add(i * bytes))
 }
 
 /// Extra passes that a shared-memory access needs. Lanes are served in groups whose bytes fill one pass: 32 lanes of up to 4
 /// bytes, 16 of 8, 8 of 16. A group needs as many passes as the bank with the most different words asked of it; lanes that ask
 /// for the same word share it.
 pub fn bank_replays(addresses: &Lanes, mask: Mask, bytes: u64) -> u64 {
-    if mask == FULL && is_consecutive(addresses, bytes) && addresses[0].is_multiple_of(PASS_BYTES) {
+    if is_consecutive(addresses, mask, bytes) {
         return 0;
     }
     let group = (PASS_BYTES / bytes.max(4)) as usize;
@@ -91,6 +105,14 @@ mod tests {
 
     fn at(f: impl Fn(u64) -> u64) -> Lanes {
         std::array::from_fn(|i| f(i as u64))
+    }
+
+    fn coalescing(addresses: &Lanes, mask: Mask, bytes: u64) -> (u64, u64) {
+        let lanes = Sectors::of_lanes(addresses, mask, bytes);
+        if is_consecutive(addresses, mask, bytes) {
+            assert_eq!(Sectors::of_range(addresses[0], 32 * bytes), lanes);
+        }
+        (lanes.touched, lanes.ideal)
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::state::Fault;
 use super::warp::{Step, each};
-use crate::counters::{Class, bank_replays, coalescing, is_consecutive};
-use crate::lanes::{FULL, Lanes, Mask};
+use crate::counters::{Class, Sectors, bank_replays, is_consecutive};
+use crate::lanes::{Lanes, Mask};
 use crate::memory::Allocation;
 use crate::traffic::Touch;
 
@@ -17,22 +17,27 @@ impl Step<'_, '_> {
         bytes: u64,
         touch: Touch,
     ) {
-        let (sectors, ideal) = coalescing(addresses, mask, bytes);
+        let consecutive = is_consecutive(addresses, mask, bytes);
+        let sectors = if consecutive {
+            Sectors::of_range(addresses[0], 32 * bytes)
+        } else {
+            Sectors::of_lanes(addresses, mask, bytes)
+        };
         let accesses = self.tally.at(self.pc);
         match touch {
             Touch::Read => {
                 accesses.global_loads += 1;
-                accesses.global_load_sectors += sectors;
-                accesses.global_load_sectors_ideal += ideal;
+                accesses.global_load_sectors += sectors.touched;
+                accesses.global_load_sectors_ideal += sectors.ideal;
             }
             Touch::Write => {
                 accesses.global_stores += 1;
-                accesses.global_store_sectors += sectors;
-                accesses.global_store_sectors_ideal += ideal;
+                accesses.global_store_sectors += sectors.touched;
+                accesses.global_store_sectors_ideal += sectors.ideal;
             }
             Touch::Update => {
                 accesses.global_atomics += 1;
-                accesses.global_atomic_sectors += sectors;
+                accesses.global_atomic_sectors += sectors.touched;
             }
         }
         if allocation.is_mapped() {
@@ -42,7 +47,7 @@ impl Step<'_, '_> {
             return;
         }
         let (traffic, at, base) = (&self.launch.traffic, self.warp.last_allocation, allocation.base);
-        if mask == FULL && is_consecutive(addresses, bytes) {
+        if consecutive {
             return traffic.touch(at, allocation, addresses[0] - base, 32 * bytes, touch);
         }
         let mut last = None;
