@@ -434,6 +434,23 @@ pub enum Op {
         one: u64,
         combine: Option<(BoolOp, Pred)>,
     },
+    /// `setp` on the lower halves for `p`, on the upper halves for `q`.
+    CompareHalves {
+        f: CompareFn,
+        p: PredSlot,
+        q: PredSlot,
+        a: Slot,
+        b: Slot,
+        combine: Option<(BoolOp, Pred)>,
+    },
+    /// `set` on each half: `one` where true.
+    SetHalves {
+        f: CompareFn,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        one: u16,
+    },
     Select {
         d: Slot,
         a: Slot,

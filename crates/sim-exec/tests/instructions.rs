@@ -371,3 +371,25 @@ fn atomics_add_up() {
     assert_eq!(half::f16::from_bits(got[6] as u16).to_f32(), 288.0);
     assert_eq!(got[7], 192);
 }
+
+/// Comparisons of pairs, absolute differences of bytes, and directives without a space between them.
+#[test]
+fn pairs_compare_half_by_half() {
+    let mut bench = Bench::new(
+        ".visible .entry pairs(.param .u64 out) {
+           .reg.b32 %r<9>; .reg.pred %p<3>; .reg .b64 %rd<2>;
+           ld.param.u64 %rd1, [out];
+           mov.b32 %r1, 0x40003c00; mov.b32 %r2, 0x3c003c00;
+           set.gt.f16x2.f16x2 %r3, %r1, %r2;
+           setp.le.f16x2 %p1|%p2, %r1, %r2;
+           selp.b32 %r4, 1, 0, %p1; selp.b32 %r5, 1, 0, %p2;
+           vabsdiff4.u32.u32.u32 %r6, 0x01ff1080, 0x02001180, 0;
+           vabsdiff4.s32.s32.s32.add %r7, 0x01ff1080, 0x0200107f, 1000;
+           st.global.v4.b32 [%rd1], {%r3, %r4, %r5, %r6}; st.global.b32 [%rd1+16], %r7;
+           ret;
+         }",
+    );
+    let out = bench.room(20);
+    bench.run(1).unwrap();
+    assert_eq!(bench.words(out, 5), [0x3c00_0000, 1, 0, 0x01ff_0100, 1000 + 1 + 1 + 255]);
+}

@@ -2,9 +2,10 @@
 
 mod cooperative_groups;
 mod cub;
+mod language;
 mod libcudacxx;
 
 use crate::case::Case;
 
 /// In the order of the table.
-pub const FAMILIES: &[&[Case]] = &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES];
+pub const FAMILIES: &[&[Case]] = &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES, language::CASES];

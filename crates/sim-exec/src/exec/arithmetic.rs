@@ -2,7 +2,7 @@
 
 use super::warp::{Step, each};
 use crate::lanes::bits;
-use crate::lanes::{Lane, Mask};
+use crate::lanes::{Lane, Lanes, Mask};
 use crate::program::{CarryKind, Op, SINK, Slot};
 
 impl Step<'_, '_> {
@@ -55,6 +55,23 @@ impl Step<'_, '_> {
                 let mask = self.combine(f(self.reg(*a), self.reg(*b)), *combine);
                 for (i, o) in out.iter_mut().enumerate() {
                     *o = if mask >> i & 1 != 0 { *one } else { 0 };
+                }
+                d
+            }
+            Op::CompareHalves { f, p, q, a, b, combine } => {
+                let low = f(self.reg(*a), self.reg(*b));
+                let high = f(&upper_halves(self.reg(*a)), &upper_halves(self.reg(*b)));
+                let (low, high) = (self.combine(low, *combine), self.combine(high, *combine));
+                self.set_pred(*p, active, low);
+                self.set_pred(*q, active, high);
+                return;
+            }
+            Op::SetHalves { f, d, a, b, one } => {
+                let low = f(self.reg(*a), self.reg(*b));
+                let high = f(&upper_halves(self.reg(*a)), &upper_halves(self.reg(*b)));
+                let one = u64::from(*one);
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o = if low >> i & 1 != 0 { one } else { 0 } | if high >> i & 1 != 0 { one << 16 } else { 0 };
                 }
                 d
             }
@@ -148,6 +165,10 @@ impl Step<'_, '_> {
 fn signed_high(x: u128, y: u128, bits: u32) -> u128 {
     let extend = |v: u128| (v << (128 - bits)) as i128 >> (128 - bits);
     ((extend(x) * extend(y)) >> bits) as u128
+}
+
+fn upper_halves(x: &Lanes) -> Lanes {
+    x.map(|x| x >> 16 & 0xffff)
 }
 
 fn low_bits(bits: u32) -> u64 {

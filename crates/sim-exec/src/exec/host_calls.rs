@@ -93,11 +93,38 @@ impl Step<'_, '_> {
 }
 
 fn float(kind: char, flags: &str, x: f64) -> String {
-    let digits = flags.split('.').nth(1).and_then(|d| d.parse().ok()).unwrap_or(6);
-    match kind {
-        'e' | 'E' => format!("{x:.digits$e}"),
-        'g' | 'G' => format!("{x}"),
+    let digits: usize = flags.split('.').nth(1).and_then(|d| d.parse().ok()).unwrap_or(6);
+    let text = match kind {
+        _ if !x.is_finite() => format!("{x}").to_lowercase(),
+        'e' | 'E' => scientific(x, digits),
+        'g' | 'G' => general(x, digits.max(1)),
         _ => format!("{x:.digits$}"),
+    };
+    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
+}
+
+/// C's `%e`: the exponent has a sign and at least two digits.
+fn scientific(x: f64, digits: usize) -> String {
+    let text = format!("{x:.digits$e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |e| ('-', e));
+    format!("{mantissa}e{sign}{exponent:0>2}")
+}
+
+/// C's `%g`: `digits` significant ones, trailing zeros dropped, in the shorter of both notations.
+fn general(x: f64, digits: usize) -> String {
+    let scientific = scientific(x, digits - 1);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let short = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    match exponent.parse::<i32>() {
+        Ok(power) if (-4..digits as i32).contains(&power) => {
+            let decimals = (digits as i32 - 1 - power) as usize;
+            short(&format!("{x:.decimals$}"))
+        }
+        _ => format!("{}e{exponent}", short(mantissa)),
     }
 }
 
@@ -114,5 +141,29 @@ fn pad(out: &mut String, flags: &str, piece: &str) {
         out.push_str(sign);
         out.extend(std::iter::repeat_n(if zero { '0' } else { ' ' }, fill));
         out.push_str(digits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float;
+
+    #[test]
+    fn numbers_are_printed_as_c_prints_them() {
+        let cases = [
+            ('e', "", 12345.678, "1.234568e+04"),
+            ('e', ".2", 1e-7, "1.00e-07"),
+            ('E', ".0", 1e100, "1E+100"),
+            ('g', "", 0.5, "0.5"),
+            ('g', "", 100_000.0, "100000"),
+            ('g', "", 1_000_000.0, "1e+06"),
+            ('g', "", 0.00001234, "1.234e-05"),
+            ('g', ".3", 2.0 / 3.0, "0.667"),
+            ('f', ".2", -0.125, "-0.12"),
+            ('f', "", f64::NEG_INFINITY, "-inf"),
+        ];
+        for (kind, flags, x, expected) in cases {
+            assert_eq!(float(kind, flags, x), expected, "%{flags}{kind}");
+        }
     }
 }

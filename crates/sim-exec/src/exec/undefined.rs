@@ -244,7 +244,9 @@ fn computed(op: &Op) -> Option<(Vec<Slot>, Vec<Slot>)> {
         }
         Op::Carry { d, a, b, c, .. } => (vec![*d], vec![*a, *b, *c]),
         Op::Insert { d, a, b, position, count, .. } => (vec![*d], vec![*a, *b, *position, *count]),
-        Op::Approx { d, a, b, .. } | Op::ConvertPair { d, a, b, .. } => (vec![*d], vec![*a, *b]),
+        Op::Approx { d, a, b, .. } | Op::ConvertPair { d, a, b, .. } | Op::SetHalves { d, a, b, .. } => {
+            (vec![*d], vec![*a, *b])
+        }
         Op::Convert { d, a, .. } | Op::ConvertHalves { d, a, .. } => (vec![*d], vec![*a]),
         Op::Pack { d, parts, .. } => (vec![*d], parts.to_vec()),
         Op::Unpack { parts, a, .. } => (parts.to_vec(), vec![*a]),
@@ -285,6 +287,7 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
             };
             vec![address(a), (numbers, "an mbarrier")]
         }
+        Op::CompareHalves { a, b, .. } => vec![(vec![*a, *b], "a comparison")],
         Op::Match { a, mask, .. } => vec![(vec![*a, *mask], "what lanes match")],
         Op::Redux { a, mask, .. } => vec![(vec![*a, *mask], "a reduction between lanes")],
         Op::Elect { mask, .. } | Op::WarpSync { mask } => vec![(vec![*mask], "which lanes take part")],

@@ -165,6 +165,26 @@ fn packed(opcode: &str, modifier: &str, ty: &str) -> Option<LaneFn> {
     })
 }
 
+/// vabsdiff4: the absolute differences of the bytes, side by side or added to `c`.
+pub fn absolute_differences(signed: bool, add: bool) -> LaneFn {
+    fn each(a: u32, b: u32, f: impl Fn(u8, u8) -> u8) -> [u8; 4] {
+        let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+        std::array::from_fn(|i| f(a[i], b[i]))
+    }
+    fn sum(bytes: [u8; 4], c: u32) -> u32 {
+        bytes.iter().fold(c, |sum, byte| sum.wrapping_add((*byte).into()))
+    }
+    fn of_signed(a: u8, b: u8) -> u8 {
+        (a as i8).abs_diff(b as i8)
+    }
+    match (signed, add) {
+        (false, false) => lanes!(|a: u32, b: u32| u32::from_le_bytes(each(a, b, u8::abs_diff))),
+        (true, false) => lanes!(|a: u32, b: u32| u32::from_le_bytes(each(a, b, of_signed))),
+        (false, true) => lanes!(|a: u32, b: u32, c: u32| sum(each(a, b, u8::abs_diff), c)),
+        (true, true) => lanes!(|a: u32, b: u32, c: u32| sum(each(a, b, of_signed), c)),
+    }
+}
+
 /// dp4a and dp2a: `high` takes the upper two bytes of `b` (dp2a.hi).
 pub fn find_dot(opcode: &str, high: bool, a_type: &str, b_type: &str) -> Option<LaneFn> {
     macro_rules! dot {

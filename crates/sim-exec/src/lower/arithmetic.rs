@@ -1,5 +1,7 @@
 //! Arithmetic, logic, comparison and selection.
 
+use half::{bf16, f16};
+
 use super::control::copy;
 use super::functions::Lowering;
 use super::modifiers::{Modifiers, type_bits};
@@ -20,6 +22,7 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
         "lop3" => return lop3(l, i, m),
         "bfi" => return bfi(l, i, m),
         "dp4a" | "dp2a" => return dot(l, i, m),
+        "vabsdiff4" => return video(l, i, m),
         "addc" | "subc" | "madc" => return carry(l, i, m),
         "add" | "sub" | "mad" if m.has("cc") => return carry(l, i, m),
         "ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" => return approx(l, i, m),
@@ -152,13 +155,16 @@ fn setp(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<
         Operand::Pair(p, q) => (l.builder.pred_destination(p)?, l.builder.pred_destination(q)?),
         p => (l.builder.pred_destination(p)?, SINK),
     };
-    let f = compare::find(comparison, ftz, ty).ok_or("no such comparison")?;
+    let f = compare::find(comparison, ftz, ty.trim_end_matches("x2")).ok_or("no such comparison")?;
     let (a, b) = (l.builder.source(operand(i, 1)?, ty)?, l.builder.source(operand(i, 2)?, ty)?);
     let combine = match bool_op {
         Some(op) => Some((op, l.builder.pred(operand(i, 3)?)?)),
         None => None,
     };
-    Ok(Op::Compare { f, p, q, a, b, combine })
+    Ok(match ty {
+        "f16x2" | "bf16x2" => Op::CompareHalves { f, p, q, a, b, combine },
+        _ => Op::Compare { f, p, q, a, b, combine },
+    })
 }
 
 fn set(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
@@ -168,12 +174,22 @@ fn set(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<O
     let [to, from] = types.as_slice() else { return Err("expected two types".into()) };
     let one = match *to {
         "f32" => u64::from(1f32.to_bits()),
+        "f16" | "f16x2" => f16::ONE.to_bits().into(),
+        "bf16" | "bf16x2" => bf16::ONE.to_bits().into(),
+        "u16" | "s16" => 0xffff,
         "u32" | "s32" => 0xffff_ffff,
         other => return Err(format!("set to .{other} is not supported")),
     };
-    let f = compare::find(comparison, ftz, from).ok_or("no such comparison")?;
+    let f = compare::find(comparison, ftz, from.trim_end_matches("x2")).ok_or("no such comparison")?;
     let d = l.builder.destination(operand(i, 0)?)?;
     let (a, b) = (l.builder.source(operand(i, 1)?, from)?, l.builder.source(operand(i, 2)?, from)?);
+    if from.ends_with("x2") {
+        return if bool_op.is_none() {
+            Ok(Op::SetHalves { f, d, a, b, one: one as u16 })
+        } else {
+            Err("set of pairs with a predicate is not supported".into())
+        };
+    }
     let combine = match bool_op {
         Some(op) => Some((op, l.builder.pred(operand(i, 3)?)?)),
         None => None,
@@ -255,6 +271,18 @@ fn dot(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<O
     let [a, b] = types.as_slice() else { return Err("expected two types".into()) };
     let f = integer::find_dot(&i.opcode, high, a, b).ok_or("no such types")?;
     lanes_op(l, i, f, "u32")
+}
+
+/// vabsdiff4: differences of four bytes, side by side or, with `.add`, added to the third source.
+fn video(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
+    let add = m.take("add");
+    let types = m.take_types();
+    let signed = match types.as_slice() {
+        ["u32", "u32", _] => false,
+        ["s32", "s32", _] => true,
+        other => return Err(format!("sources of types {other:?} are not supported")),
+    };
+    lanes_op(l, i, integer::absolute_differences(signed, add), "u32")
 }
 
 fn carry(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {

@@ -47,6 +47,13 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, (u32, String)> {
                     return Err((line, "string without end".to_owned()));
                 }
             }
+            // A directive ends where the next one begins: `.reg.b32`.
+            b'.' => {
+                i += 1;
+                while i < bytes.len() && bytes[i] != b'.' && (word(bytes[i]) || text[i..].starts_with("::")) {
+                    i += if bytes[i] == b':' { 2 } else { 1 };
+                }
+            }
             c if word(c) => {
                 while i < bytes.len() && (word(bytes[i]) || text[i..].starts_with("::")) {
                     i += if bytes[i] == b':' { 2 } else { 1 };
