@@ -89,11 +89,14 @@ impl Counters {
 
     fn matrix_rows(&self) -> Vec<Row> {
         singles(&[
+            ("f64", self.multiply_adds_f64),
             ("f16", self.multiply_adds_f16),
             ("bf16", self.multiply_adds_bf16),
             ("tf32", self.multiply_adds_tf32),
             ("fp8", self.multiply_adds_f8),
             ("int8", self.multiply_adds_i8),
+            ("int4", self.multiply_adds_i4),
+            ("1 bit", self.multiply_adds_b1),
         ])
     }
 }
@@ -141,6 +144,19 @@ mod tests {
     fn digits_are_grouped_in_threes() {
         for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(n), text);
+        }
+    }
+
+    #[test]
+    fn the_table_shows_every_counter() {
+        let mut counters = Counters::default();
+        let names: Vec<&str> = counters.entries().into_iter().map(|(name, _)| name).collect();
+        let value = |i: usize| 1_000_003 + 7 * i as u64;
+        let json: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("\"{name}\":{}", value(i))).collect();
+        counters = serde_json::from_str(&format!("{{{}}}", json.join(","))).expect("every field is a number");
+        let text = counters.to_string();
+        for (i, name) in names.into_iter().enumerate().filter(|(_, name)| *name != "active_lanes") {
+            assert!(text.contains(&grouped(value(i))), "{name} is missing:\n{text}");
         }
     }
 
