@@ -38,7 +38,15 @@ pub fn list(args: &ListArgs) -> Result<(), Error> {
     }
     for module in &contents.modules {
         let gpu = Gpu::new(GpuConfig { compute_capability: args.cc, ..GpuConfig::default() });
-        let loaded = LoadedModule::load(&gpu, &module.ptx, &args.file.to_string_lossy())?;
+        let loaded = match LoadedModule::load(&gpu, &module.ptx, &args.file.to_string_lossy()) {
+            Ok(loaded) => loaded,
+            // Other modules of the file may be fine.
+            Err(error) if contents.modules.len() > 1 => {
+                writeln!(out, "a module for {} cannot be loaded: {error}", module.target)?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         for kernel in loaded.kernels.values() {
             writeln!(out, "{} ({})", kernel.name, module.target)?;
             print(&mut out, kernel)?;

@@ -173,6 +173,109 @@ fn lines_add_up_to_the_launch() {
     assert_eq!(lines[&line_of("@%p1 bra LOOP")].divergent_branches, 3 * 32);
 }
 
+/// The counters of one warp that runs `body`, with `%r1` the thread, `%rd1` and `%rd2` two buffers of 4 KiB, `tile` 8 KiB of
+/// shared memory and `%r2` its address.
+fn one_warp(functions: &str, body: &str) -> Counters {
+    let ptx = format!(
+        "{functions}
+.visible .entry k(.param .u64 x, .param .u64 y) {{
+  .reg .pred %p<4>; .reg .f32 %f<9>; .reg .b32 %r<30>; .reg .b64 %rd<12>;
+  .shared .align 128 .b8 tile[8192];
+  ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [y]; mov.u32 %r1, %tid.x; mov.u32 %r2, tile;
+  {body}
+  ret; }}"
+    );
+    let config = GpuConfig { checks: Checks { uninitialised: false, races: true }, ..GpuConfig::default() };
+    let mut bench = Bench::with(&ptx, config);
+    bench.buffer(&[1; 1024]);
+    bench.buffer(&[0; 1024]);
+    bench.run(32).unwrap_or_else(|e| panic!("{body}: {e}")).counters
+}
+
+#[test]
+fn accesses_count_where_they_go() {
+    let lane = |bytes: u32| format!("mul.lo.u32 %r3, %r1, {bytes}; add.u32 %r4, %r2, %r3; cvt.u64.u32 %rd3, %r3;");
+    let c = one_warp("", &format!("{} add.s64 %rd4, %rd1, %rd3; ld.u32 %r5, [%rd4];", lane(4)));
+    assert_eq!((c.global_loads, c.shared_loads, c.param_loads), (1, 0, 2), "a generic address of global memory");
+    let c =
+        one_warp("", &format!("{} cvt.u64.u32 %rd4, %r4; cvta.shared.u64 %rd4, %rd4; st.u32 [%rd4], %r1;", lane(4)));
+    assert_eq!(
+        (c.global_stores, c.shared_stores, c.shared_store_replays),
+        (0, 1, 0),
+        "a generic address of shared memory"
+    );
+    let c =
+        one_warp("", ".local .align 4 .b8 a[8]; mov.u64 %rd3, a; st.local.u32 [%rd3], %r1; ld.local.u32 %r3, [%rd3];");
+    assert_eq!((c.local_stores, c.local_loads, c.memory), (1, 1, 4), "local memory");
+    let c = one_warp("", "ld.global.u32 %r3, [%rd1];");
+    assert_eq!((c.global_load_sectors, c.global_load_sectors_ideal), (1, 1), "one word for all lanes");
+    let c = one_warp("", &format!("{} add.s64 %rd4, %rd2, %rd3; st.global.u32 [%rd4], %r1;", lane(128)));
+    assert_eq!((c.global_store_sectors, c.global_store_sectors_ideal), (32, 4), "a word in each line");
+    assert_eq!((c.dram_read_bytes, c.dram_write_bytes), (0, 32 * 32));
+    let c = one_warp("", "red.shared.add.u32 [%r2], 1; red.global.add.u32 [%rd2], 1;");
+    assert_eq!((c.atomics, c.global_atomics, c.global_atomic_sectors), (2, 1, 1), "atomics");
+    assert_eq!((c.dram_read_bytes, c.dram_write_bytes), (32, 32));
+}
+
+#[test]
+fn lanes_whose_predicate_is_false_access_nothing() {
+    let half = "setp.lt.u32 %p1, %r1, 16; mul.wide.u32 %rd3, %r1, 32; add.s64 %rd4, %rd1, %rd3;";
+    let c = one_warp("", &format!("{half} @%p1 ld.global.u32 %r3, [%rd4];"));
+    assert_eq!((c.global_load_sectors, c.global_load_sectors_ideal), (16, 2));
+    assert_eq!(c.active_lanes, 32 * c.instructions - 16);
+    let c = one_warp("", &format!("{half} setp.gt.u32 %p1, %r1, 31; @%p1 ld.global.u32 %r3, [%rd4];"));
+    assert_eq!((c.global_loads, c.memory, c.divergent_branches), (0, 3, 0));
+    assert_eq!(c.active_lanes, 32 * c.instructions - 32);
+}
+
+#[test]
+fn banks_serve_vectors_and_matrices_in_groups() {
+    for (bytes, load, replays) in [
+        (16, "ld.shared.v4.u32 {%r5, %r6, %r7, %r8}, [%r4];", 0),
+        // Of eight lanes, those four apart meet in their banks.
+        (32, "ld.shared.v4.u32 {%r5, %r6, %r7, %r8}, [%r4];", 4),
+        (8, "ld.shared.v2.u32 {%r5, %r6}, [%r4];", 0),
+        (16, "ld.shared.v2.u32 {%r5, %r6}, [%r4];", 2),
+        (1, "ld.shared.u8 %r5, [%r4];", 0),
+        (128, "ld.shared.u8 %r5, [%r4];", 31),
+        (128, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r5, %r6, %r7, %r8}, [%r4];", 28),
+        (144, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r5, %r6, %r7, %r8}, [%r4];", 0),
+        // One matrix: the rows of the first eight lanes.
+        (128, "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r5}, [%r4];", 7),
+    ] {
+        let c = one_warp("", &format!("mul.lo.u32 %r3, %r1, {bytes}; add.u32 %r4, %r2, %r3; {load}"));
+        assert_eq!((c.shared_loads, c.shared_load_replays), (1, replays), "{load} {bytes} bytes apart");
+    }
+    let store = "stmatrix.sync.aligned.m8n8.x2.shared.b16 [%r4], {%r1, %r1};";
+    let c = one_warp("", &format!("shl.b32 %r3, %r1, 7; add.u32 %r4, %r2, %r3; {store}"));
+    assert_eq!((c.shared_stores, c.shared_store_replays, c.memory), (1, 14, 3));
+}
+
+#[test]
+fn copies_count_what_they_read() {
+    // Lanes 0 to 15 copy 16 bytes each, the others fill with zeros.
+    let c = one_warp(
+        "",
+        "shl.b32 %r3, %r1, 4; add.u32 %r4, %r2, %r3; cvt.u64.u32 %rd3, %r3; add.s64 %rd4, %rd1, %rd3;
+         setp.lt.u32 %p1, %r1, 16; selp.u32 %r5, 16, 0, %p1;
+         cp.async.cg.shared.global [%r4], [%rd4], 16, %r5; cp.async.wait_all;",
+    );
+    assert_eq!((c.async_copies, c.global_loads, c.global_load_sectors), (1, 1, 8));
+    assert_eq!((c.shared_stores, c.shared_store_replays, c.dram_read_bytes), (1, 0, 256));
+}
+
+/// Parameters of calls are registers in machine code.
+#[test]
+fn calls_pass_parameters_by_moves() {
+    let twice = ".func (.param .b32 out) twice(.param .b32 in) {
+  .reg .b32 %r<3>; ld.param.b32 %r1, [in]; add.u32 %r2, %r1, %r1; st.param.b32 [out], %r2; ret; }";
+    let call = "{ .param .b32 in; .param .b32 out; st.param.b32 [in], %r1; call.uni (out), twice, (in);
+  ld.param.b32 %r3, [out]; }";
+    let c = one_warp(twice, call);
+    assert_eq!((c.memory, c.param_loads, c.local_loads, c.local_stores), (2, 2, 0, 0));
+    assert_eq!((c.moves, c.integer), (6, 1));
+}
+
 /// Writes to `y`, waits for the CTA, reads `y` back: what the launch wrote itself does not come from DRAM.
 #[test]
 fn what_a_launch_wrote_is_not_read_from_dram() {
