@@ -1,6 +1,7 @@
 //! What device tests share: the list of devices, synthetic weights, small models.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod simulated;
 pub mod synthetic;
 
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ pub fn cpus() -> Vec<Tested> {
 /// Every device that is not the oracle. A new device joins all suites here.
 pub fn devices() -> Vec<Tested> {
     #[cfg(feature = "cuda")]
-    if std::env::var_os("KILN_TEST_CUDA").is_some() {
+    if simulated::is_child() {
         return vec![cuda()];
     }
     cpus()

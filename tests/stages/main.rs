@@ -19,6 +19,16 @@ use cases::{AttendCase, DeltaCase, EmbedCase, GateUpCase, HeadCase, Post, QkvCas
 /// Row counts around the panels and vectors of all devices.
 const ODD_ROWS: [u32; 7] = [1, 2, 12, 13, 31, 33, 65];
 
+/// All of them for devices of the host. On the simulated GPU a kernel runs a thousand times slower: every format gets a count for the
+/// matrix-vector kernels (1, 2, 4 and 8 rows) and one for the matrix-matrix kernel, every count some formats.
+fn row_counts(dtype: DType) -> Vec<u32> {
+    let index = DType::ALL.iter().position(|d| *d == dtype).unwrap();
+    match common::simulated::is_child() {
+        true => vec![[1, 2, 3, 7][index % 4], [13, 33, 65][index % 3]],
+        false => ODD_ROWS.to_vec(),
+    }
+}
+
 /// The smallest legal number of columns that is at least `cols`.
 fn legal_cols(dtype: DType, cols: u32) -> u32 {
     cols.next_multiple_of(dtype.block_weights())
@@ -37,7 +47,7 @@ fn embed_gives_the_rows_of_its_tokens() {
 #[test]
 fn out_proj_has_the_references_bits_in_every_format() {
     for dtype in DType::ALL {
-        for rows in ODD_ROWS {
+        for rows in row_counts(dtype) {
             // Columns of two, nine, sixteen and more segments, some short; rows that fill no tile.
             for (cols, out) in [(32, 32), (96, 96), (160, 33), (576, 576), (2080, 17)] {
                 DeltaCase { stage: Stage::OutProj, dtype, cols: legal_cols(dtype, cols), out, rows }.check();
@@ -65,7 +75,7 @@ fn llama_3_8b_out_proj_and_down_have_the_references_bits() {
 fn qkv_in_every_format() {
     for dtype in DType::ALL {
         let smol = QkvCase { dtypes: [dtype; 3], ..QkvCase::default() };
-        for rows in ODD_ROWS {
+        for rows in row_counts(dtype) {
             let hidden_size = legal_cols(dtype, smol.hidden_size);
             QkvCase { rows, hidden_size, ..smol.clone() }.check();
         }
@@ -162,4 +172,19 @@ fn head_gives_logits_of_the_rows_that_ask() {
         }
     }
     HeadCase { dtype: DType::Q8_0, hidden_size: 576, vocab_size: 257, rows: 12, post: Post::Normed }.check();
+}
+
+common::simulated::on_the_simulated_gpu! {
+    embed_gives_the_rows_of_its_tokens
+    out_proj_has_the_references_bits_in_every_format
+    down_has_the_references_bits_in_every_format
+    llama_3_8b_out_proj_and_down_have_the_references_bits
+    qkv_in_every_format
+    qkv_with_mixed_formats_biases_norms_and_pairings
+    qkv_of_odd_heads
+    attend_over_ragged_batches_and_scattered_blocks
+    attend_of_odd_heads
+    gate_up_in_every_format
+    gate_up_of_mixed_formats_gelu_and_post_norm
+    head_gives_logits_of_the_rows_that_ask
 }

@@ -119,7 +119,8 @@ impl WeightPlan {
     /// Allocates and fills.
     pub fn upload(self, gpu: &Arc<Gpu>, kernels: &Kernels, source: &dyn TensorSource) -> Result<Weights, DeviceError> {
         let buffer = DeviceBuffer::zeroed(gpu, "the weights", self.bytes, "the model's size")?;
-        let mut staging = Staging::new(gpu)?;
+        let raw_bytes = self.matrices.values().map(|(matrix, _)| matrix.stored_bytes()).max().unwrap_or(0);
+        let mut staging = Staging::new(gpu, (raw_bytes as usize).min(STAGING_BYTES))?;
         let weights = Weights { buffer, plan: self };
         for name in &weights.plan.matrix_order {
             let (matrix, _) = &weights.plan.matrices[name];
@@ -216,16 +217,18 @@ impl Weights {
 /// Two pinned buffers and their images on the device, used in turn: one is filled while the other is copied and repacked.
 struct Staging {
     halves: [(PinnedBuffer, DeviceBuffer); 2],
+    /// Of each.
+    bytes: usize,
     next: usize,
 }
 
 impl Staging {
-    fn new(gpu: &Arc<Gpu>) -> Result<Staging, DeviceError> {
+    fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Staging, DeviceError> {
         let half = || {
-            let device = DeviceBuffer::zeroed(gpu, "staging of weights", STAGING_BYTES as u64, "the model's size")?;
-            Ok::<_, DeviceError>((PinnedBuffer::zeroed(gpu, STAGING_BYTES)?, device))
+            let device = DeviceBuffer::zeroed(gpu, "staging of weights", bytes as u64, "the model's size")?;
+            Ok::<_, DeviceError>((PinnedBuffer::zeroed(gpu, bytes)?, device))
         };
-        Ok(Staging { halves: [half()?, half()?], next: 0 })
+        Ok(Staging { halves: [half()?, half()?], bytes, next: 0 })
     }
 
     /// Queues the copy of `bytes`; returns their address on the device.
@@ -236,7 +239,7 @@ impl Staging {
             gpu.synchronise()?;
         }
         let (pinned, device) = &mut self.halves[self.next];
-        if bytes.len() > STAGING_BYTES {
+        if bytes.len() > self.bytes {
             // A single tile is larger: a row of more than 256 KiB.
             gpu.synchronise()?;
             (*pinned, *device) = (

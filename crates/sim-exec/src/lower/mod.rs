@@ -17,11 +17,37 @@ mod synchronise;
 mod text;
 mod wgmma;
 
-use crate::gpu::{Gpu, LoadError, LoadedModule};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crate::gpu::{Gpu, Kernel, LoadError, LoadedModule};
+
+/// Texts that were lowered before, by their hash, with file name and kernels. A module without variables depends on nothing but its text.
+type Lowered = Mutex<HashMap<u64, (String, String, BTreeMap<String, Kernel>)>>;
+
+/// Programs load the same few modules again and again; tests do so thousands of times.
+fn lowered() -> &'static (RandomState, Lowered) {
+    static LOWERED: OnceLock<(RandomState, Lowered)> = OnceLock::new();
+    LOWERED.get_or_init(Default::default)
+}
 
 /// See [`LoadedModule::load`].
 pub fn load(gpu: &Gpu, ptx: &str, file: &str) -> Result<LoadedModule, LoadError> {
+    let (hasher, lowered) = lowered();
+    let key = hasher.hash_one((ptx, file));
+    let known = || lowered.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((text, name, kernels)) = known().get(&key)
+        && text == ptx
+        && name == file
+    {
+        return Ok(LoadedModule { kernels: kernels.clone(), globals: BTreeMap::new() });
+    }
     let module =
         text::read(ptx).map_err(|(line, message)| LoadError::Unsupported { file: file.to_owned(), line, message })?;
-    functions::load(gpu, &module, file)
+    let loaded = functions::load(gpu, &module, file)?;
+    if loaded.globals.is_empty() {
+        known().insert(key, (ptx.to_owned(), file.to_owned(), loaded.kernels.clone()));
+    }
+    Ok(loaded)
 }
