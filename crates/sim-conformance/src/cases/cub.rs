@@ -21,6 +21,11 @@ const fn warp(name: &'static str, checks: &'static str, exercises: Instructions)
     case("cub_warp.cu", name, checks, exercises)
 }
 
+const fn device(name: &'static str, checks: &'static str, exercises: Instructions) -> Case {
+    let code = DeviceCode::Cuda { file: "cub_device.cu", arch: "sm_80" };
+    Case { name, code, package: "nvidia-cuda-cccl (CUB)", checks, exercises }
+}
+
 pub const CASES: &[Case] = &[
     warp("cub_warp_reduce", "float sums of warps; maxima of groups of 8 with lanes missing", &["shfl.sync.down"]),
     warp("cub_warp_reduce_segmented", "sums from head flag to head flag", &["vote.sync.ballot", "%lanemask_ge"]),
@@ -58,4 +63,12 @@ pub const CASES: &[Case] = &[
         &["atom.shared.add", "ld.shared.v4"],
     ),
     warp("cub_warp_merge_sort", "48 keys of each half warp in order", &["bar.warp.sync", "ld.shared"]),
+    device("cub_device_scan", "exclusive sums by decoupled look-back", &["ld.relaxed.gpu.v2", "st.relaxed.gpu.v2"]),
+    device("cub_device_reduce", "maxima of shares of the input, then of those", &["shfl.sync.down"]),
+    device("cub_device_radix_sort", "pairs in four one-sweep passes, stable", &["atom.global.add", "bar.red.or.pred"]),
+    device(
+        "cub_device_select",
+        "the odd numbers in their order, and how many",
+        &["ld.relaxed.gpu.v2", "vote.sync.any"],
+    ),
 ];

@@ -4,8 +4,10 @@ mod cooperative_groups;
 mod cub;
 mod language;
 mod libcudacxx;
+mod wmma;
 
 use crate::case::Case;
 
 /// In the order of the table.
-pub const FAMILIES: &[&[Case]] = &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES, language::CASES];
+pub const FAMILIES: &[&[Case]] =
+    &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES, language::CASES, wmma::CASES];
