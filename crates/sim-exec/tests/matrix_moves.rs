@@ -1,6 +1,9 @@
 //! ldmatrix, stmatrix and movmatrix against the ISA's formulas: without `.trans`, lane 4 g + t holds row g, columns 2 t and 2 t + 1
 //! of the 8 × 8 matrix of register i, whose row r starts at the address that lane 8 i + r gives.
 
+// Lanes are indices in the formulas.
+#![allow(clippy::needless_range_loop)]
+
 mod matrix_support;
 
 use matrix_support::*;

@@ -37,6 +37,22 @@ struct WordRaces {
     reads: [Touch; 2],
 }
 
+impl WordRaces {
+    /// Checks a read against the last write, and remembers it.
+    #[inline(always)]
+    fn read(&mut self, who: &Actor<'_>, now: Touch) -> Result<(), Trouble> {
+        if let Some(conflict) = self.write.conflict(who, &now, true) {
+            return Err(Trouble::Race(conflict));
+        }
+        let first = &mut self.reads[0];
+        if first.bytes == 0 || first.warp == now.warp && first.tick != now.tick {
+            *first = now;
+        }
+        self.reads[1] = now;
+        Ok(())
+    }
+}
+
 /// What is wrong with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -91,6 +107,15 @@ impl SharedMemory {
         }
     }
 
+    /// Sixteen aligned bytes.
+    #[inline]
+    pub fn load_piece(&self, offset: u32) -> [u32; 4] {
+        let bytes: [u8; 16] = self.array(offset as usize);
+        std::array::from_fn(|i| {
+            u32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]])
+        })
+    }
+
     #[inline]
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut out = [0; N];
@@ -136,7 +161,11 @@ impl SharedMemory {
     }
 
     /// Whether something has written every byte of a range; true if that is not checked.
+    #[inline]
     pub fn is_written(&self, offset: u32, length: u32) -> bool {
+        if let Some(words) = whole_words(offset, length) {
+            return !self.check_written || self.state[words].iter().all(|state| state & 15 == 15);
+        }
         !self.check_written || touched_words(offset, length).all(|(word, bytes)| self.state[word] & bytes == bytes)
     }
 
@@ -151,22 +180,22 @@ impl SharedMemory {
     ///
     /// # Errors
     /// The first rule that it breaks.
+    #[inline]
     pub fn check_read(&mut self, who: &Actor<'_>, access: Access) -> Result<(), Trouble> {
+        if let Some(words) = whole_words(access.offset, access.width) {
+            if self.state[words.clone()].iter().any(|state| state >> 4 != 0) {
+                return Err(Trouble::AsyncPending);
+            }
+            let now = touch(who, access, 15);
+            let races = self.races.get_mut(words).unwrap_or_default();
+            return races.iter_mut().try_for_each(|races| races.read(who, now));
+        }
         for (word, bytes) in touched_words(access.offset, access.width) {
-            let state = self.state[word];
-            if state >> 4 & bytes != 0 {
+            if self.state[word] >> 4 & bytes != 0 {
                 return Err(Trouble::AsyncPending);
             }
             if let Some(races) = self.races.get_mut(word) {
-                let now = touch(who, access, bytes);
-                if let Some(conflict) = races.write.conflict(who, &now, true) {
-                    return Err(Trouble::Race(conflict));
-                }
-                let first = &mut races.reads[0];
-                if first.bytes == 0 || first.warp == now.warp && first.tick != now.tick {
-                    *first = now;
-                }
-                races.reads[1] = now;
+                races.read(who, touch(who, access, bytes))?;
             }
         }
         Ok(())
@@ -210,6 +239,12 @@ fn touch(who: &Actor<'_>, access: Access, bytes: u8) -> Touch {
         bytes,
         atomic: access.atomic,
     }
+}
+
+/// The words of a range that ends and starts between words.
+#[inline(always)]
+fn whole_words(offset: u32, length: u32) -> Option<std::ops::Range<usize>> {
+    (offset | length).is_multiple_of(4).then_some(offset as usize / 4..(offset + length) as usize / 4)
 }
 
 /// The words that a range touches, with the bytes of each as a nibble.

@@ -91,7 +91,7 @@ impl Step<'_, '_> {
 
     /// Counts ldmatrix or stmatrix of so many 8×8 matrices: each is one pass if its rows lie in different banks.
     pub(super) fn count_matrix(&mut self, touch: Touch, addresses: &Lanes, matrices: usize) {
-        let replays = (0..matrices).map(|i| bank_replays(addresses, 0xff << (8 * i), 16)).sum::<u64>();
+        let replays = (0..matrices).map(|i| row_replays(addresses, i)).sum::<u64>();
         let accesses = self.tally.at(self.pc);
         if touch == Touch::Write {
             accesses.shared_stores += 1;
@@ -107,4 +107,11 @@ impl Step<'_, '_> {
     pub(super) fn is_counted_local(&self) -> bool {
         self.launch.program.classes[self.pc as usize] != Class::Move
     }
+}
+
+/// Extra passes for the eight 16-byte rows of matrix `i`.
+fn row_replays(addresses: &Lanes, i: usize) -> u64 {
+    // Usually the rows lie in the eight different groups of four banks.
+    let groups = addresses[8 * i..8 * i + 8].iter().fold(0u8, |groups, address| groups | 1 << (address / 16 % 8));
+    if groups == 0xff { 0 } else { bank_replays(addresses, 0xff << (8 * i), 16) }
 }

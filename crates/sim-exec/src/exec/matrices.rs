@@ -5,7 +5,7 @@ use super::warp::{Flow, Step};
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::matrix::Summation;
-use crate::matrix::moves::{matrix_fragment, matrix_rows};
+use crate::matrix::moves;
 use crate::memory::{SHARED_WINDOW, WINDOW_BYTES};
 use crate::program::{MatrixMove, Mma, Op, Space};
 use crate::traffic::Touch;
@@ -28,8 +28,7 @@ impl Step<'_, '_> {
             Op::LoadMatrix(load) => self.load_matrix(load)?,
             Op::StoreMatrix(store) => self.store_matrix(store)?,
             Op::MoveMatrix { d, a } => {
-                let rows = matrix_rows(self.reg(*a), false);
-                let out: Lanes = std::array::from_fn(|lane| matrix_fragment(&rows, lane, true));
+                let out = moves::fragment(&moves::rows(self.reg(*a), false), true);
                 self.set(*d, active, &out);
             }
             Op::Mma(mma) => self.mma(mma),
@@ -53,20 +52,28 @@ impl Step<'_, '_> {
         }
         let (a, rest) = operands.split_at(mma.a.len());
         let (b, rest) = rest.split_at(mma.b.len());
-        let mut out = [[0; 32]; RESULTS_MAX];
-        let out = &mut out[..mma.d.len()];
-        (mma.tile.multiply)(out, a, b, &rest[..mma.c.len()], self.summation());
+        let c = &rest[..mma.c.len()];
+        // The usual case apart: clearing and copying registers counts here.
+        let (mut few, mut many);
+        let out: &mut [Lanes] = if mma.d.len() <= 4 {
+            few = [[0; 32]; 4];
+            &mut few[..mma.d.len()]
+        } else {
+            many = [[0; 32]; RESULTS_MAX];
+            &mut many[..mma.d.len()]
+        };
+        (mma.tile.multiply)(out, a, b, c, self.summation());
         for (&slot, values) in mma.d.iter().zip(out.iter()) {
             self.set(slot, FULL, values);
         }
     }
 
-    /// CTA and offset of the eight rows of matrix `i`; lane `8 i + r` holds the address of row `r`.
-    fn matrix_rows_at(&self, space: Space, addresses: &Lanes, i: usize) -> Result<[(usize, u32); 8], Fault> {
-        let mut rows = [(0, 0); 8];
-        for (r, row) in rows.iter_mut().enumerate() {
-            let lane = 8 * i + r;
-            let mut address = addresses[lane];
+    /// CTA and offset of the rows of `count` matrices: lane `8 i + r` holds the address of row `r` of matrix `i`.
+    fn matrix_rows(&self, space: Space, addresses: &Lanes, count: usize) -> Result<[(usize, u32); 32], Fault> {
+        let mut rows = [(self.warp.cta, 0); 32];
+        let own_bytes = u64::from(self.ctas[self.warp.cta].shared_bytes);
+        for (lane, (row, &address)) in rows.iter_mut().zip(addresses).enumerate().take(8 * count) {
+            let mut address = address;
             if space == Space::Generic {
                 if !(SHARED_WINDOW..SHARED_WINDOW + WINDOW_BYTES).contains(&address) {
                     let message = format!("matrix row at {address:#x}, which is not in shared memory");
@@ -78,24 +85,28 @@ impl Step<'_, '_> {
                 let message = format!("matrix row at {address:#x}, which is not a multiple of 16");
                 return Err(Fault::new(FindingKind::Misaligned, Some(lane), message));
             }
-            *row = self.shared_at(address, 16, lane)?;
+            if address + 16 <= own_bytes {
+                row.1 = address as u32;
+            } else {
+                *row = self.shared_at(address, 16, lane)?;
+            }
         }
         Ok(rows)
     }
 
     fn load_matrix(&mut self, load: &MatrixMove) -> Result<(), Fault> {
         let addresses = self.addresses(&load.address);
-        self.count_matrix(Touch::Read, &addresses, load.registers.len());
+        let count = load.registers.len();
+        self.count_matrix(Touch::Read, &addresses, count);
+        let rows = self.matrix_rows(load.space, &addresses, count)?;
         let mut out = [[0; 32]; 4];
-        for (i, out) in out[..load.registers.len()].iter_mut().enumerate() {
-            let mut rows = [[0u16; 8]; 8];
-            for (r, (cta, offset)) in self.matrix_rows_at(load.space, &addresses, i)?.into_iter().enumerate() {
+        for (i, (out, rows)) in out.iter_mut().zip(rows.chunks_exact(8)).enumerate().take(count) {
+            let mut words = [[0; 4]; 8];
+            for (r, &(cta, offset)) in rows.iter().enumerate() {
                 self.check_shared_read(cta, offset, 16, 8 * i + r, false)?;
-                for (c, value) in rows[r].iter_mut().enumerate() {
-                    *value = self.ctas[cta].shared.load(offset + 2 * c as u32, 2) as u16;
-                }
+                words[r] = self.ctas[cta].shared.load_piece(offset);
             }
-            *out = std::array::from_fn(|lane| matrix_fragment(&rows, lane, load.transposed));
+            *out = moves::fragment(&words, load.transposed);
         }
         for (&slot, values) in load.registers.iter().zip(&out) {
             self.set(slot, FULL, values);
@@ -105,12 +116,14 @@ impl Step<'_, '_> {
 
     fn store_matrix(&mut self, store: &MatrixMove) -> Result<(), Fault> {
         let addresses = self.addresses(&store.address);
-        self.count_matrix(Touch::Write, &addresses, store.registers.len());
-        for (i, &slot) in store.registers.iter().enumerate() {
-            let rows = matrix_rows(self.reg(slot), store.transposed);
-            for (r, (cta, offset)) in self.matrix_rows_at(store.space, &addresses, i)?.into_iter().enumerate() {
-                for (c, pair) in rows[r].chunks_exact(2).enumerate() {
-                    let (at, value) = (offset + 4 * c as u32, u64::from(pair[0]) | u64::from(pair[1]) << 16);
+        let count = store.registers.len();
+        self.count_matrix(Touch::Write, &addresses, count);
+        let rows = self.matrix_rows(store.space, &addresses, count)?;
+        for (i, (&slot, rows)) in store.registers.iter().zip(rows.chunks_exact(8)).enumerate() {
+            let words = moves::rows(self.reg(slot), store.transposed);
+            for (r, &(cta, offset)) in rows.iter().enumerate() {
+                for (t, &word) in words[r].iter().enumerate() {
+                    let (at, value) = (offset + 4 * t as u32, word.into());
                     self.check_shared_write(cta, at, 4, 8 * i + r, false, value)?;
                     self.ctas[cta].shared.store(at, 4, value);
                 }

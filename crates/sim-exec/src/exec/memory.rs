@@ -341,6 +341,7 @@ impl<'l> Step<'_, 'l> {
     }
 
     /// Checks a read of shared memory by one lane whose value is used at once.
+    #[inline]
     pub(super) fn check_shared_read(
         &mut self,
         cta: usize,
@@ -358,6 +359,7 @@ impl<'l> Step<'_, 'l> {
     }
 
     /// Checks whether a read of shared memory by one lane is ordered with the writes and copies to it.
+    #[inline]
     fn check_shared_order(
         &mut self,
         cta: usize,

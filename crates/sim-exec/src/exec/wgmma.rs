@@ -9,7 +9,7 @@ use super::warp::{Flow, Step};
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes};
 use crate::matrix::descriptor::{Descriptor, Major};
-use crate::matrix::moves::matrix_fragment;
+use crate::matrix::moves;
 use crate::program::{Op, Slot, Watch, Wgmma, WgmmaA};
 
 /// What a wgmma that was not waited for does with a register.
@@ -188,8 +188,8 @@ impl Step<'_, '_> {
         half: u32,
         pieces: &mut Vec<u32>,
     ) -> Result<Lanes, Fault> {
-        let mut words = [[0u32; 4]; 8];
-        for (i, words) in words.iter_mut().enumerate() {
+        let mut rows = [[0; 4]; 8];
+        for (i, row) in rows.iter_mut().enumerate() {
             let i = i as u32;
             let address = match major {
                 Major::K => descriptor.along_k(line + i, half),
@@ -199,15 +199,9 @@ impl Step<'_, '_> {
             self.check_shared_read(cta, offset, 16, 0, false)?;
             self.check_async_proxy_read(cta, offset, 16)?;
             pieces.push(offset);
-            for (t, word) in words.iter_mut().enumerate() {
-                *word = self.ctas[cta].shared.load(offset + 4 * t as u32, 4) as u32;
-            }
+            *row = self.ctas[cta].shared.load_piece(offset);
         }
-        if major == Major::K {
-            return Ok(std::array::from_fn(|lane| words[lane / 4][lane % 4].into()));
-        }
-        let rows = words.map(|row| std::array::from_fn(|i| (row[i / 2] >> (16 * (i % 2))) as u16));
-        Ok(std::array::from_fn(|lane| matrix_fragment(&rows, lane, true)))
+        Ok(moves::fragment(&rows, major == Major::Mn))
     }
 
     /// Checks that the asynchronous proxy may read bytes of shared memory: generic writes to them need `fence.proxy.async`.

@@ -54,10 +54,9 @@ fn in_order<T: Term, const K: usize>(sums: &mut Block<T::Sum>, a: &[[T; K]], b: 
 impl Term for f32 {
     type Sum = f32;
 
-    /// Products of f16, bf16, tf32 and fp8 are exact in f32 unless they underflow, so this is a chain of fma.
     #[inline(always)]
     fn multiply_add(sum: f32, a: f32, b: f32) -> f32 {
-        sum + a * b
+        a.mul_add(b, sum)
     }
 
     #[inline(always)]

@@ -1,33 +1,33 @@
-//! The 8×8 matrices of 16-bit elements that ldmatrix, stmatrix and movmatrix move: lane 4 g + t holds row g, columns 2 t and
-//! 2 t + 1 (PTX ISA, "ldmatrix").
+//! The 8 × 8 matrices of 16-bit elements that ldmatrix, stmatrix and movmatrix move: lane 4 g + t holds row g, columns 2 t and
+//! 2 t + 1 (PTX ISA, "ldmatrix"), which is word t of the row.
 
-// Lanes are indices in the layout.
-#![allow(clippy::needless_range_loop)]
+use crate::lanes::Lanes;
 
-use crate::lanes::{Lanes, WARP};
+/// Eight rows of 16 bytes.
+pub type Rows = [[u32; 4]; 8];
 
-/// The register of one lane after loading an 8×8 matrix of 16-bit elements whose rows are `rows`.
-pub fn matrix_fragment(rows: &[[u16; 8]; 8], lane: usize, transposed: bool) -> u64 {
-    let (major, minor) = (lane / 4, 2 * (lane % 4));
-    let at = |i: usize| if transposed { rows[minor + i][major] } else { rows[major][minor + i] };
-    u64::from(at(0)) | u64::from(at(1)) << 16
+/// The register that holds a matrix, or its transpose.
+#[inline]
+pub fn fragment(rows: &Rows, transposed: bool) -> Lanes {
+    if !transposed {
+        return std::array::from_fn(|lane| rows[lane / 4][lane % 4].into());
+    }
+    let half = |row: usize, column: usize| u64::from(rows[row][column / 2] >> (16 * (column % 2)) & 0xffff);
+    std::array::from_fn(|lane| {
+        let (g, t) = (lane / 4, lane % 4);
+        half(2 * t, g) | half(2 * t + 1, g) << 16
+    })
 }
 
-/// The matrix whose fragments are `register`: the inverse of [`matrix_fragment`].
-pub fn matrix_rows(register: &Lanes, transposed: bool) -> [[u16; 8]; 8] {
-    let mut rows = [[0; 8]; 8];
-    for lane in 0..WARP {
-        let (major, minor) = (lane / 4, 2 * (lane % 4));
-        for i in 0..2 {
-            let value = (register[lane] >> (16 * i)) as u16;
-            if transposed {
-                rows[minor + i][major] = value;
-            } else {
-                rows[major][minor + i] = value;
-            }
-        }
+/// The matrix whose register, or whose transpose's, is given: the inverse of [`fragment`].
+#[inline]
+pub fn rows(register: &Lanes, transposed: bool) -> Rows {
+    let plain = std::array::from_fn(|g| std::array::from_fn(|t| register[4 * g + t] as u32));
+    if !transposed {
+        return plain;
     }
-    rows
+    let register = fragment(&plain, true);
+    std::array::from_fn(|g| std::array::from_fn(|t| register[4 * g + t] as u32))
 }
 
 #[cfg(test)]
@@ -38,12 +38,9 @@ mod tests {
     fn matrix_moves_invert_each_other() {
         let register: Lanes = std::array::from_fn(|l| (l as u64) << 16 | (l as u64 + 100));
         for transposed in [false, true] {
-            let rows = matrix_rows(&register, transposed);
-            for lane in 0..WARP {
-                assert_eq!(matrix_fragment(&rows, lane, transposed), register[lane]);
-            }
+            assert_eq!(fragment(&rows(&register, transposed), transposed), register);
         }
-        assert_eq!(matrix_rows(&register, false)[2][5], 10);
-        assert_eq!(matrix_rows(&register, true)[5][2], 10);
+        assert_eq!(rows(&register, false)[2][2] >> 16, 10);
+        assert_eq!(rows(&register, true)[5][1] & 0xffff, 10);
     }
 }

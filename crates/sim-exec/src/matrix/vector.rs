@@ -13,11 +13,21 @@ pub trait Work {
 pub fn run(work: impl Work) {
     #[cfg(target_arch = "x86_64")]
     {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the machine has the instructions that `with_avx512` is compiled for.
+            return unsafe { with_avx512(work) };
+        }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the machine has the instructions that `with_avx2` is compiled for.
             return unsafe { with_avx2(work) };
         }
     }
+    work.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+fn with_avx512(work: impl Work) {
     work.run();
 }
 
