@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use sim_exec::report::LineCounters;
 use sim_exec::{Counters, Finding, grouped};
 
 use crate::error::Error;
@@ -35,6 +36,12 @@ impl Sources {
     }
 }
 
+/// Text with paths below the current folder made relative to it: compilers write them in full.
+pub fn shortened(text: &str) -> String {
+    let here = std::env::current_dir().map(|folder| format!("{}/", folder.display()));
+    here.map_or_else(|_| text.to_owned(), |here| text.replace(&here, ""))
+}
+
 /// Prints a finding with the source line and the PTX line that it names.
 ///
 /// # Errors
@@ -61,11 +68,31 @@ fn excerpt(out: &mut dyn Write, file: &str, lines: &[String], line: u32) -> Resu
     Ok(())
 }
 
-/// Prints a file's lines that have counters, with a little around them.
+/// Prints the files that lines belong to, each line with its counters beside it and a little around it. Lines without a file
+/// are of the PTX.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn lines(
+pub fn lines(out: &mut dyn Write, lines: &[LineCounters], ptx: Option<&str>, sources: &Sources) -> Result<(), Error> {
+    let mut files: BTreeMap<Option<&str>, BTreeMap<u32, Counters>> = BTreeMap::new();
+    for line in lines {
+        *files.entry(line.file.as_deref()).or_default().entry(line.line).or_default() += line.counters;
+    }
+    for (file, counters) in files {
+        let text = match file {
+            None => ptx.map(|ptx| ptx.lines().map(str::to_owned).collect()),
+            Some(file) => sources.lines(file),
+        };
+        let name = file.unwrap_or("PTX");
+        match text {
+            Some(text) => annotated(out, name, &text, &counters)?,
+            None => writeln!(out, "\n{name}: cannot be read here; name its folder with --source")?,
+        }
+    }
+    Ok(())
+}
+
+fn annotated(
     out: &mut dyn Write,
     file: &str,
     text: &[String],

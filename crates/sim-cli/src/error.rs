@@ -31,6 +31,8 @@ pub enum Error {
     Launch(String),
     #[error("{path}:{line}: expected a line that KILN_SIM_REPORT wrote: {source}", path = path.display())]
     ReportLine { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error("{path}: no lines of {kernel}: compile it with -lineinfo and run with KILN_SIM_REPORT_LINES=1", path = path.display())]
+    NoLines { path: PathBuf, kernel: String },
     #[error("writing JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("writing to standard output: {0}")]

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use sim_exec::report::ReportLine;
+use sim_exec::report::{LineCounters, ReportLine};
 use sim_exec::{Counters, grouped};
 
+use crate::annotate::{self, Sources};
 use crate::error::Error;
 
 /// Summarise what a program did, from the file that KILN_SIM_REPORT named
@@ -21,8 +22,16 @@ pub struct ReportArgs {
     #[arg(long)]
     all: bool,
 
+    /// Print the source of a kernel with counters beside each line; the program must have run with KILN_SIM_REPORT_LINES=1
+    #[arg(long, value_name = "KERNEL")]
+    annotate: Option<String>,
+
+    /// Folder to look for source files in, where the paths in the line tables lead nowhere
+    #[arg(long, value_name = "DIR")]
+    source: Option<PathBuf>,
+
     /// Print one JSON object in place of text
-    #[arg(long, conflicts_with = "all")]
+    #[arg(long, conflicts_with_all = ["all", "annotate"])]
     json: bool,
 }
 
@@ -43,6 +52,8 @@ struct KernelSummary {
     /// Of all launches together.
     counters: Counters,
     footprint_bytes_max: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<LineCounters>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -59,6 +70,12 @@ impl Summary {
                 let kernel = self.kernels.entry(launch.kernel).or_default();
                 kernel.launches += 1;
                 kernel.counters += launch.counters;
+                for line in launch.lines {
+                    match kernel.lines.iter_mut().find(|l| l.file == line.file && l.line == line.line) {
+                        Some(sum) => sum.counters += line.counters,
+                        None => kernel.lines.push(line),
+                    }
+                }
                 kernel.footprint_bytes_max = kernel.footprint_bytes_max.max(launch.counters.footprint_bytes);
             }
             ReportLine::GraphLaunch { .. } => self.graph_launches += 1,
@@ -88,6 +105,9 @@ pub fn report(args: &ReportArgs) -> Result<(), Error> {
         writeln!(out, "{}", serde_json::to_string_pretty(&summary)?)?;
         return Ok(());
     }
+    if let Some(name) = &args.annotate {
+        return annotate(&mut out, args, &summary, name);
+    }
     print(&mut out, &summary)?;
     if args.all {
         for (name, kernel) in &summary.kernels {
@@ -95,6 +115,21 @@ pub fn report(args: &ReportArgs) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn annotate(out: &mut dyn Write, args: &ReportArgs, summary: &Summary, name: &str) -> Result<(), Error> {
+    let kernel = summary.kernels.get(name).ok_or_else(|| Error::NoEntry {
+        path: args.file.clone(),
+        expected: summary.kernels.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        found: name.to_owned(),
+    })?;
+    if kernel.lines.is_empty() {
+        return Err(Error::NoLines { path: args.file.clone(), kernel: name.to_owned() });
+    }
+    let mut lines = kernel.lines.clone();
+    lines.iter_mut().for_each(|line| line.file = line.file.take().map(|file| annotate::shortened(&file)));
+    write!(out, "{name}, {} launches\n{}", kernel.launches, kernel.counters)?;
+    annotate::lines(out, &lines, None, &Sources::new(&args.file, args.source.as_deref()))
 }
 
 fn print(out: &mut dyn Write, summary: &Summary) -> Result<(), Error> {

@@ -1,6 +1,5 @@
 //! `sim run`.
 
-use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sim_exec::report::LaunchLine;
 use sim_exec::{
-    Arithmetic, Checks, Counters, Finding, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LoadedModule, l2_bytes,
+    Arithmetic, Checks, Finding, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LoadedModule, l2_bytes,
 };
 
 use crate::annotate::{self, Sources};
@@ -144,17 +143,6 @@ struct Run {
     /// What the kernel printed.
     output: String,
     buffers: Vec<Shown>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    lines: Vec<Line>,
-}
-
-/// Counters of a line; of the PTX if `file` is missing.
-#[derive(Debug, Serialize)]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    line: u32,
-    counters: Counters,
 }
 
 /// Runs the kernel once for each seed and prints what happened.
@@ -232,10 +220,10 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
     let report = match gpu.launch(kernel, &launch) {
         Ok(report) => report,
         Err(LaunchError::Finding(mut finding)) => {
-            finding.message = shortened(&finding.message);
-            finding.place.source = finding.place.source.map(|(file, line)| (shortened(&file), line));
-            let (output, buffers, lines) = (String::new(), Vec::new(), Vec::new());
-            return Ok(Run { seed, finding: Some(*finding), launch: None, output, buffers, lines });
+            finding.message = annotate::shortened(&finding.message);
+            finding.place.source = finding.place.source.map(|(file, line)| (annotate::shortened(&file), line));
+            let (output, buffers) = (String::new(), Vec::new());
+            return Ok(Run { seed, finding: Some(*finding), launch: None, output, buffers });
         }
         Err(refused) => return Err(refused.into()),
     };
@@ -243,21 +231,15 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
     for buffer in &placed {
         buffers.extend(buffer.collect(&gpu)?);
     }
-    let by_source = report.by_source_line(kernel);
-    let lines = match args.annotate {
+    let mut lines = match args.annotate {
         None => Vec::new(),
-        Some(Text::Source) if !by_source.is_empty() => {
-            let line = |((file, line), counters): ((String, u32), Counters)| {
-                let file = Some(shortened(&file));
-                Line { file, line, counters }
-            };
-            by_source.into_iter().map(line).collect()
-        }
-        Some(_) => {
-            let line = |(line, counters)| Line { file: None, line, counters };
-            report.by_ptx_line(kernel).into_iter().map(line).collect()
-        }
+        Some(Text::Source) => report.by_source_line(kernel),
+        Some(Text::Ptx) => report.by_ptx_line(kernel),
     };
+    if args.annotate == Some(Text::Source) && lines.is_empty() {
+        lines = report.by_ptx_line(kernel);
+    }
+    lines.iter_mut().for_each(|line| line.file = line.file.take().map(|file| annotate::shortened(&file)));
     let line = LaunchLine {
         kernel: kernel.name.clone(),
         grid: launch.grid,
@@ -265,8 +247,9 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
         cluster: launch.cluster,
         dynamic_shared_bytes: launch.dynamic_shared_bytes,
         counters: report.counters,
+        lines,
     };
-    Ok(Run { seed, finding: None, launch: Some(line), output: report.output, buffers, lines })
+    Ok(Run { seed, finding: None, launch: Some(line), output: report.output, buffers })
 }
 
 fn config(args: &RunArgs) -> GpuConfig {
@@ -334,7 +317,9 @@ fn print(args: &RunArgs, ptx: &str, runs: &[Run]) -> Result<(), Error> {
     let clean: Vec<&Run> = runs.iter().filter(|r| r.finding.is_none()).collect();
     if let Some((&run, rest)) = clean.split_first() {
         print_run(&mut out, args, run)?;
-        print_lines(&mut out, &run.lines, ptx, &sources)?;
+        if let Some(launch) = &run.launch {
+            annotate::lines(&mut out, &launch.lines, Some(ptx), &sources)?;
+        }
         print_differences(&mut out, run, rest)?;
     }
     if runs.len() > 1 {
@@ -358,25 +343,6 @@ fn print_run(out: &mut dyn Write, args: &RunArgs, run: &Run) -> Result<(), Error
     Ok(())
 }
 
-fn print_lines(out: &mut dyn Write, lines: &[Line], ptx: &str, sources: &Sources) -> Result<(), Error> {
-    let mut files: BTreeMap<Option<&str>, BTreeMap<u32, Counters>> = BTreeMap::new();
-    for line in lines {
-        files.entry(line.file.as_deref()).or_default().insert(line.line, line.counters);
-    }
-    for (file, counters) in files {
-        let text = match file {
-            None => Some(ptx.lines().map(str::to_owned).collect()),
-            Some(file) => sources.lines(file),
-        };
-        let name = file.unwrap_or("PTX");
-        match text {
-            Some(text) => annotate::lines(out, name, &text, &counters)?,
-            None => writeln!(out, "\n{name}: cannot be read here; name its folder with --source")?,
-        }
-    }
-    Ok(())
-}
-
 /// What other schedules did differently.
 fn print_differences(out: &mut dyn Write, first: &Run, rest: &[&Run]) -> Result<(), Error> {
     let counters = |run: &Run| run.launch.as_ref().map(|l| l.counters);
@@ -388,12 +354,6 @@ fn print_differences(out: &mut dyn Write, first: &Run, rest: &[&Run]) -> Result<
         writeln!(out, "Counters differ between seeds {} and {}.", first.seed, other.seed)?;
     }
     Ok(())
-}
-
-/// Text with paths below the current folder made relative to it: compilers write them in full.
-fn shortened(text: &str) -> String {
-    let here = std::env::current_dir().map(|folder| format!("{}/", folder.display()));
-    here.map_or_else(|_| text.to_owned(), |here| text.replace(&here, ""))
 }
 
 /// Reads `16`, `16,16` or `16,16,4`.

@@ -135,7 +135,7 @@ fn json_holds_counters_lines_and_findings() {
     assert_eq!(runs[0]["launch"]["counters"]["dram_read_bytes"], 224);
     assert_eq!(runs[0]["launch"], runs[1]["launch"]);
     assert_eq!(runs[0]["buffers"][0]["values"], serde_json::json!(["0", "2", "4"]));
-    assert!(runs[0]["lines"].as_array().unwrap().iter().any(|l| l["counters"]["global_load_sectors"] == 7));
+    assert!(runs[0]["launch"]["lines"].as_array().unwrap().iter().any(|l| l["counters"]["global_load_sectors"] == 7));
     let (_folder, file) = written(&scale("sm_80", true));
     let output = run(&file, &[&ARGUMENTS[..], &["--json"]].concat());
     assert_eq!(output.status.code(), Some(1));
@@ -244,7 +244,7 @@ fn fatbins_are_listed_and_run_wherever_they_are() {
 #[test]
 fn a_report_is_summed_up_by_kernel() {
     use sim_exec::Counters;
-    use sim_exec::report::{LaunchLine, ReportLine};
+    use sim_exec::report::{LaunchLine, LineCounters, ReportLine};
     let launch = |kernel: &str, footprint_bytes| {
         let counters = Counters {
             instructions: 1000,
@@ -264,6 +264,7 @@ fn a_report_is_summed_up_by_kernel() {
             cluster,
             dynamic_shared_bytes: 0,
             counters,
+            lines: vec![LineCounters { file: Some("two.cu".into()), line: 2, counters }],
         }))
     };
     let copy = |bytes| ReportLine::Copy { direction: "host_to_device".into(), bytes };
@@ -294,6 +295,13 @@ fn a_report_is_summed_up_by_kernel() {
     let json: serde_json::Value =
         serde_json::from_slice(&sim(&["report", file.to_str().unwrap(), "--json"]).stdout).unwrap();
     assert_eq!(json["kernels"]["first"]["counters"]["global_load_sectors"], 160);
+
+    std::fs::write(folder.path().join("two.cu"), "one\ntwo\nthree\n").unwrap();
+    let shown = out(&sim(&["report", file.to_str().unwrap(), "--annotate", "first"]));
+    let line = shown.lines().find(|l| l.ends_with("| two")).unwrap();
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["2,000", "50%", "160/80", "2", "|", "two"], "{shown}");
+    let output = sim(&["report", file.to_str().unwrap(), "--annotate", "third"]);
+    assert!(err(&output).contains("no kernel third; it has first, second"), "{}", err(&output));
 
     std::fs::write(&file, text + "{\"event\":\"nonsense\"}\n").unwrap();
     let output = sim(&["report", file.to_str().unwrap()]);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::counters::{Counters, Tallies, Tally};
+use crate::counters::{Counters, Tally};
 use crate::finding::Finding;
 use crate::memory::{DeviceMemory, MemoryError};
 use crate::program::Program;
+use crate::report::LineCounters;
 
 /// Which checkers run. Bounds and alignment are always checked: a simulator without them would corrupt itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,14 +191,16 @@ pub struct LaunchReport {
 }
 
 impl LaunchReport {
-    /// Counters by 1-based line of the PTX text. Bytes of DRAM belong to a launch as a whole, and are 0 here.
-    pub fn by_ptx_line(&self, kernel: &Kernel) -> Tallies<u32> {
-        self.tally.group(&kernel.program, |pc| Some(kernel.program.places[pc].ptx_line))
+    /// Counters by line of the PTX text. Bytes of DRAM belong to a launch as a whole, and are 0 here.
+    pub fn by_ptx_line(&self, kernel: &Kernel) -> Vec<LineCounters> {
+        let lines = self.tally.group(&kernel.program, |pc| Some(kernel.program.places[pc].ptx_line));
+        lines.into_iter().map(|(line, counters)| LineCounters { file: None, line, counters }).collect()
     }
 
-    /// Counters by file and 1-based line of the CUDA source, for instructions that have one.
-    pub fn by_source_line(&self, kernel: &Kernel) -> Tallies<(String, u32)> {
-        self.tally.group(&kernel.program, |pc| kernel.program.places[pc].source.clone())
+    /// Counters by line of the CUDA source, for instructions that have one.
+    pub fn by_source_line(&self, kernel: &Kernel) -> Vec<LineCounters> {
+        let lines = self.tally.group(&kernel.program, |pc| kernel.program.places[pc].source.clone());
+        lines.into_iter().map(|((file, line), counters)| LineCounters { file: Some(file), line, counters }).collect()
     }
 }
 

@@ -30,4 +30,18 @@ pub struct LaunchLine {
     pub cluster: [u32; 3],
     pub dynamic_shared_bytes: u32,
     pub counters: Counters,
+    /// Empty if lines were not asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<LineCounters>,
+}
+
+/// Counters of one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineCounters {
+    /// The CUDA source file; none for a line of the PTX.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// 1-based.
+    pub line: u32,
+    pub counters: Counters,
 }

@@ -155,7 +155,7 @@ fn lines_add_up_to_the_launch() {
     let report = bench.launch(config).unwrap();
     let lines = report.by_ptx_line(&bench.module.kernels["mixed"]);
     let mut sum = Counters::default();
-    lines.values().for_each(|c| sum += *c);
+    lines.iter().for_each(|line| sum += line.counters);
     let launch = report.counters;
     let whole = Counters {
         ctas: launch.ctas,
@@ -169,8 +169,9 @@ fn lines_add_up_to_the_launch() {
         let all = format!("{HEADER}{MIXED}");
         all.lines().position(|l| l.contains(text)).unwrap() as u32 + 1
     };
-    assert_eq!(lines[&line_of("ld.shared.u32")].shared_load_replays, launch.shared_load_replays);
-    assert_eq!(lines[&line_of("@%p1 bra LOOP")].divergent_branches, 3 * 32);
+    let counters = |text| lines.iter().find(|l| l.line == line_of(text)).unwrap().counters;
+    assert_eq!(counters("ld.shared.u32").shared_load_replays, launch.shared_load_replays);
+    assert_eq!(counters("@%p1 bra LOOP").divergent_branches, 3 * 32);
 }
 
 /// The counters of one warp that runs `body`, with `%r1` the thread, `%rd1` and `%rd2` two buffers of 4 KiB, `tile` 8 KiB of

@@ -74,7 +74,7 @@ impl Driver {
             Device::new(ordinal, &settings, contexts.reserve(), pool)
         };
         let devices: Vec<Device> = (0..settings.device_count).map(device).collect();
-        let mut report = Report::new(settings.report.as_deref());
+        let mut report = Report::new(settings.report.as_deref(), settings.report_lines);
         devices.iter().for_each(|device| report.device(&device.limits));
         Driver {
             report,

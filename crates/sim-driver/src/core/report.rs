@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 
-use sim_exec::Counters;
+use sim_exec::LaunchReport;
 use sim_exec::report::{LaunchLine, ReportLine};
 
 use super::device::Limits;
@@ -13,13 +13,14 @@ use super::work::KernelWork;
 #[derive(Debug)]
 pub struct Report {
     file: Option<File>,
+    lines: bool,
 }
 
 impl Report {
     /// A file that cannot be made is said on stderr, once.
-    pub fn new(path: Option<&str>) -> Self {
+    pub fn new(path: Option<&str>, lines: bool) -> Self {
         let file = path.and_then(|p| File::create(p).map_err(|e| eprintln!("simulated GPU: no report: {p}: {e}")).ok());
-        Report { file }
+        Report { file, lines }
     }
 
     pub fn device(&mut self, limits: &Limits) {
@@ -30,7 +31,8 @@ impl Report {
         });
     }
 
-    pub fn launch(&mut self, work: &KernelWork, counters: &Counters) {
+    pub fn launch(&mut self, work: &KernelWork, done: &LaunchReport) {
+        let lines = self.lines;
         self.line(|| {
             ReportLine::Launch(Box::new(LaunchLine {
                 kernel: work.kernel.name.clone(),
@@ -38,7 +40,8 @@ impl Report {
                 block: work.block,
                 cluster: work.cluster,
                 dynamic_shared_bytes: work.dynamic_shared_bytes,
-                counters: *counters,
+                counters: done.counters,
+                lines: if lines { done.by_source_line(&work.kernel) } else { Vec::new() },
             }))
         });
     }

@@ -41,6 +41,8 @@ pub struct Settings {
     pub log: bool,
     /// `KILN_SIM_REPORT`: a file that gets one JSON line for each launch and copy.
     pub report: Option<String>,
+    /// `KILN_SIM_REPORT_LINES=1`: launches in the report have counters for each line of the CUDA source.
+    pub report_lines: bool,
 }
 
 impl Settings {
@@ -74,6 +76,7 @@ impl Settings {
             },
             log: number("KILN_SIM_LOG", "0 or 1", 0..=1)? == Some(1),
             report: lookup("KILN_SIM_REPORT"),
+            report_lines: number("KILN_SIM_REPORT_LINES", "0 or 1", 0..=1)? == Some(1),
         })
     }
 }
@@ -156,6 +159,7 @@ mod tests {
             ("KILN_SIM_ARITHMETIC", ""),
             ("KILN_SIM_FAULT", "alloc"),
             ("KILN_SIM_LOG", "yes"),
+            ("KILN_SIM_REPORT_LINES", "all"),
         ] {
             let error = read(&[(variable, value)]).expect_err("a mistake");
             assert_eq!((error.variable, error.found.as_str()), (variable, value));

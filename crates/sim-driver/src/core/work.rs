@@ -115,7 +115,7 @@ impl Driver {
                 // Other languages' runtimes do not flush this buffer at the end.
                 let mut stdout = std::io::stdout().lock();
                 let _ = stdout.write_all(done.output.as_bytes()).and_then(|()| stdout.flush());
-                self.report.launch(work, &done.counters);
+                self.report.launch(work, &done);
                 Ok(())
             }
             Err(LaunchError::Invalid(why)) => refuse(Code::InvalidValue, why),

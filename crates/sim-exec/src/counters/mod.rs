@@ -8,23 +8,28 @@ mod patterns;
 mod table;
 mod tally;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use class::Class;
 pub use patterns::{Sectors, bank_replays, is_consecutive};
 pub use table::grouped;
-pub use tally::{Tallies, Tally};
+pub use tally::Tally;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
-        /// Counts of one launch; sums over launches and over lines with `+=`.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        /// Counts of one launch; sums over launches and over lines with `+=`. As JSON an object without the zeros.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
         #[serde(default)]
         pub struct Counters {
             $($(#[doc = $doc])* pub $name: u64,)*
         }
 
         impl Counters {
+            /// Every counter's name and what it counts, in the order of [`Counters::entries`].
+            pub fn meanings() -> Vec<(&'static str, &'static str)> {
+                vec![$((stringify!($name), concat!($($doc),*).trim())),*]
+            }
+
             /// Every counter by name, in the order of their declaration.
             pub fn entries(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name)),*]
@@ -134,6 +139,12 @@ counters! {
     multiply_adds_i4,
     /// Combined and counted bits of one-bit matrices.
     multiply_adds_b1,
+}
+
+impl Serialize for Counters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.entries().into_iter().filter(|(_, n)| *n > 0))
+    }
 }
 
 impl Counters {

@@ -65,9 +65,6 @@ pub struct Tally {
     pub ctas: u64,
 }
 
-/// Counters by line.
-pub type Tallies<K> = BTreeMap<K, Counters>;
-
 impl Tally {
     /// Zero for each of a program's instructions.
     pub fn new(instructions: usize) -> Self {
@@ -122,8 +119,8 @@ impl Tally {
     }
 
     /// Counters by a key of each instruction; instructions without one, or that never ran, are left out.
-    pub fn group<K: Ord>(&self, program: &Program, key: impl Fn(usize) -> Option<K>) -> Tallies<K> {
-        let mut groups = Tallies::new();
+    pub fn group<K: Ord>(&self, program: &Program, key: impl Fn(usize) -> Option<K>) -> BTreeMap<K, Counters> {
+        let mut groups = BTreeMap::<K, Counters>::new();
         for pc in (0..self.issued.len()).filter(|&pc| self.issued[pc].times > 0) {
             if let Some(key) = key(pc) {
                 self.add_instruction(program, pc, groups.entry(key).or_default());
