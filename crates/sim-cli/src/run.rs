@@ -79,9 +79,9 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     arithmetic: Vec<Variation>,
 
-    /// Threads of the host that run CTAs [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    workers: Option<u32>,
+    /// Threads of the host that run CTAs; with several, which of many findings comes first may differ from run to run
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: u32,
 
     /// Warp instructions after which the kernel counts as hung
     #[arg(long, value_name = "N", default_value_t = GpuConfig::default().instructions_max)]
@@ -254,17 +254,16 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
 
 fn config(args: &RunArgs) -> GpuConfig {
     let has = |check| args.checks.contains(&Check::All) || args.checks.contains(&check);
-    let default = GpuConfig::default();
     GpuConfig {
         compute_capability: args.cc,
         instructions_max: args.instructions_max,
-        workers: args.workers.map_or(default.workers, |n| n as usize),
+        workers: args.workers as usize,
         checks: Checks { uninitialised: has(Check::Uninitialised), races: has(Check::Races) },
         arithmetic: Arithmetic {
             perturb: args.arithmetic.contains(&Variation::Perturb),
             mma_truncates: args.arithmetic.contains(&Variation::Truncate),
         },
-        ..default
+        ..GpuConfig::default()
     }
 }
 

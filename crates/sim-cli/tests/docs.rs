@@ -16,28 +16,47 @@ fn page() -> String {
     std::fs::read_to_string(workspace_root().join(PAGE)).unwrap()
 }
 
-/// Runs a command of the page in the workspace's folder: what it prints, and its exit code.
+/// Runs a command of the page in the workspace's folder: what it prints, errors after the rest, and its exit code. Files that the
+/// commands make lie in `folder`.
 fn execute(command: &str, folder: &Path) -> (String, i32) {
-    let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-    let in_folder =
-        |word: &String| if word.ends_with(".ptx") { folder.join(word).display().to_string() } else { word.clone() };
-    match words[0].as_str() {
+    let is_made = |word: &str| word.ends_with(".ptx") || word.ends_with(".jsonl");
+    let place = |word: &str| if is_made(word) { folder.join(word).display().to_string() } else { word.to_owned() };
+    let all: Vec<&str> = command.split_whitespace().collect();
+    let (settings, words): (Vec<&str>, Vec<&str>) = all.iter().partition(|w| w.contains('=') && !w.contains(':'));
+    let mut child = match words[0] {
         "nvcc" => {
             let source = words.iter().find(|w| w.ends_with(".cu")).unwrap();
-            let arch = &words[words.iter().position(|w| w == "-arch").unwrap() + 1];
+            let arch = words[words.iter().position(|w| *w == "-arch").unwrap() + 1];
             let toolchain = Toolchain::find().unwrap_or_else(|e| panic!("{e}"));
             let ptx = toolchain.compile(&workspace_root().join(source), arch, &[]).unwrap_or_else(|e| panic!("{e}"));
-            std::fs::write(in_folder(words.last().unwrap()), ptx).unwrap();
-            (String::new(), 0)
+            std::fs::write(place(words.last().unwrap()), ptx).unwrap();
+            return (String::new(), 0);
         }
-        "sim" => {
-            let mut sim = Command::new(env!("CARGO_BIN_EXE_sim"));
-            let output = sim.args(words[1..].iter().map(in_folder)).current_dir(workspace_root()).output().unwrap();
-            assert!(output.stderr.is_empty(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-            (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
-        }
+        "sim" => Command::new(env!("CARGO_BIN_EXE_sim")),
+        "python3" => Command::new("python3"),
         other => panic!("{PAGE} runs {other}, which this test does not know"),
+    };
+    for (name, value) in settings.iter().filter_map(|s| s.split_once('=')) {
+        let value = if name == "LD_LIBRARY_PATH" { libraries(folder) } else { place(value) };
+        child.env(name, value);
     }
+    let output = child.args(words[1..].iter().map(|w| place(w))).current_dir(workspace_root()).output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let here = format!("{}/", workspace_root().display());
+    (text.replace(&here, ""), output.status.code().unwrap())
+}
+
+/// A folder with the simulated driver under the name that programs look for.
+fn libraries(folder: &Path) -> String {
+    let library = std::env::current_exe().unwrap().with_file_name("libkiln_simcuda.so");
+    assert!(library.is_file(), "{} is not built", library.display());
+    let libraries = folder.join("simulated");
+    std::fs::create_dir_all(&libraries).unwrap();
+    let link = libraries.join("libcuda.so.1");
+    if !link.exists() {
+        std::os::unix::fs::symlink(library, link).unwrap();
+    }
+    libraries.display().to_string()
 }
 
 /// The page with the output of every `console` block as it is now.
