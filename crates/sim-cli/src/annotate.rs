@@ -60,6 +60,9 @@ pub fn finding(out: &mut dyn Write, finding: &Finding, ptx: &str, sources: &Sour
 
 fn excerpt(out: &mut dyn Write, file: &str, lines: &[String], line: u32) -> Result<(), Error> {
     writeln!(out, "  --> {file}:{line}")?;
+    if lines.len() < line as usize {
+        writeln!(out, "  the file has {} lines now: it is not the one that was compiled", lines.len())?;
+    }
     for n in line.saturating_sub(CONTEXT).max(1)..=line + CONTEXT {
         if let Some(text) = lines.get(n as usize - 1) {
             writeln!(out, "{n:>7} {} {text}", if n == line { '>' } else { '|' })?;

@@ -121,7 +121,15 @@ pub enum Fill {
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
     Scalar(Vec<u8>),
-    Buffer { ty: Type, count: usize, fill: Fill, save: Option<PathBuf>, show: usize },
+    Buffer {
+        ty: Type,
+        count: usize,
+        fill: Fill,
+        save: Option<PathBuf>,
+        show: usize,
+    },
+    /// Members in order, each at a multiple of its alignment.
+    Struct(Vec<Argument>),
 }
 
 /// One argument, as it was written.
@@ -134,10 +142,10 @@ pub struct Argument {
 /// An argument on a device.
 #[derive(Debug)]
 pub struct Placed<'a> {
-    argument: &'a Argument,
     /// What the parameter holds.
     pub bytes: Vec<u8>,
-    address: u64,
+    /// Buffers with their addresses.
+    buffers: Vec<(&'a Argument, u64)>,
 }
 
 /// How arguments are written: shown by `--help`.
@@ -145,7 +153,8 @@ pub const HELP: &str = "\
 A kernel argument; give one for each parameter, in order:
 
 TYPE:VALUE                   a number: u32:5, f32:0.5, u64:0x10
-bytes:HEX                    a struct by value: bytes:05000000
+bytes:HEX                    anything by value: bytes:05000000
+struct{ARGUMENT,…}           a struct by value, laid out as in C
 buffer:TYPE:COUNT[:OPTION…]  the address of a buffer
 out:TYPE:COUNT[:OPTION…]     the same; its first elements are printed
 
@@ -167,6 +176,11 @@ impl FromStr for Argument {
             expected: expected.to_owned(),
             found: found.to_owned(),
         };
+        if let Some(members) = text.strip_prefix("struct{") {
+            let members = members.strip_suffix('}').ok_or_else(|| wrong("struct", "a } at the end", text))?;
+            let members = top_level(members).map(str::parse).collect::<Result<_, _>>()?;
+            return Ok(Argument { text: text.to_owned(), kind: Kind::Struct(members) });
+        }
         let kind = match text.split_once(':') {
             Some(("bytes", hex)) => {
                 let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap_or(""));
@@ -179,10 +193,20 @@ impl FromStr for Argument {
                 let ty = Type::named(ty).ok_or_else(|| wrong("kind", "a type, bytes, buffer or out", ty))?;
                 Kind::Scalar(ty.parse(value).ok_or_else(|| wrong("value", "a number of the type", value))?)
             }
-            None => return Err(wrong("argument", "TYPE:VALUE, buffer:TYPE:COUNT or out:TYPE:COUNT", text)),
+            None => return Err(wrong("argument", "TYPE:VALUE, bytes:, buffer:, out: or struct{", text)),
         };
         Ok(Argument { text: text.to_owned(), kind })
     }
+}
+
+/// Splits at commas that are in no inner struct.
+fn top_level(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    text.split(move |c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == ',' && depth == 0
+    })
+    .map(str::trim)
 }
 
 fn buffer(out: bool, rest: &str, wrong: &dyn Fn(&'static str, &str, &str) -> Error) -> Result<Kind, Error> {
@@ -235,14 +259,43 @@ impl Argument {
     /// When device memory runs out, or a file cannot be read or has another length than the buffer.
     pub fn place(&self, gpu: &Gpu, number: usize, seed: u64) -> Result<Placed<'_>, Error> {
         let (ty, count, fill) = match &self.kind {
-            Kind::Scalar(bytes) => return Ok(Placed { argument: self, bytes: bytes.clone(), address: 0 }),
+            Kind::Scalar(bytes) => return Ok(Placed { bytes: bytes.clone(), buffers: Vec::new() }),
+            Kind::Struct(members) => return self.place_struct(members, gpu, number, seed),
             Kind::Buffer { ty, count, fill, .. } => (*ty, *count, fill),
         };
         let address = gpu.memory.alloc((ty.bytes() * count) as u64, &format!("argument {number} ({})", self.text))?;
         if let Some(contents) = self.contents(ty, count, fill, seed ^ (number as u64) << 32)? {
             gpu.memory.write(address, &contents)?;
         }
-        Ok(Placed { argument: self, bytes: address.to_le_bytes().to_vec(), address })
+        Ok(Placed { bytes: address.to_le_bytes().to_vec(), buffers: vec![(self, address)] })
+    }
+
+    fn place_struct<'a>(
+        &'a self,
+        members: &'a [Argument],
+        gpu: &Gpu,
+        number: usize,
+        seed: u64,
+    ) -> Result<Placed<'a>, Error> {
+        let mut whole = Placed { bytes: Vec::new(), buffers: Vec::new() };
+        for (i, member) in members.iter().enumerate() {
+            let placed = member.place(gpu, number, seed.wrapping_add(i as u64 + 1))?;
+            whole.bytes.resize(whole.bytes.len().next_multiple_of(member.align()), 0);
+            whole.bytes.extend(placed.bytes);
+            whole.buffers.extend(placed.buffers);
+        }
+        whole.bytes.resize(whole.bytes.len().next_multiple_of(self.align()), 0);
+        Ok(whole)
+    }
+
+    /// As a member of a struct.
+    fn align(&self) -> usize {
+        match &self.kind {
+            Kind::Scalar(_) if self.text.starts_with("bytes:") => 1,
+            Kind::Scalar(bytes) => bytes.len(),
+            Kind::Buffer { .. } => 8,
+            Kind::Struct(members) => members.iter().map(Argument::align).max().unwrap_or(1),
+        }
     }
 
     fn contents(&self, ty: Type, count: usize, fill: &Fill, seed: u64) -> Result<Option<Vec<u8>>, Error> {
@@ -281,22 +334,28 @@ impl Argument {
 }
 
 impl Placed<'_> {
-    /// After the launch: saves the buffer if asked to, and returns what is to be shown of it.
+    /// After the launch: saves the buffers that ask for it, and returns what is to be shown of them.
     ///
     /// # Errors
-    /// When its file cannot be written.
-    pub fn collect(&self, gpu: &Gpu) -> Result<Option<Shown>, Error> {
-        let Kind::Buffer { ty, count, save, show, .. } = &self.argument.kind else { return Ok(None) };
-        if save.is_none() && *show == 0 {
-            return Ok(None);
+    /// When a file cannot be written.
+    pub fn collect(&self, gpu: &Gpu) -> Result<Vec<Shown>, Error> {
+        let mut all = Vec::new();
+        for (argument, address) in &self.buffers {
+            let Kind::Buffer { ty, count, save, show, .. } = &argument.kind else { continue };
+            if save.is_none() && *show == 0 {
+                continue;
+            }
+            let mut contents = vec![0; ty.bytes() * count];
+            gpu.memory.read(*address, &mut contents)?;
+            if let Some(path) = save {
+                std::fs::write(path, &contents).map_err(Error::io("writing", path))?;
+            }
+            if *show > 0 {
+                let values = contents.chunks_exact(ty.bytes()).take(*show).map(|e| ty.show(e)).collect();
+                all.push(Shown { argument: argument.text.clone(), count: *count, values });
+            }
         }
-        let mut contents = vec![0; ty.bytes() * count];
-        gpu.memory.read(self.address, &mut contents)?;
-        if let Some(path) = save {
-            std::fs::write(path, &contents).map_err(Error::io("writing", path))?;
-        }
-        let values: Vec<String> = contents.chunks_exact(ty.bytes()).take(*show).map(|e| ty.show(e)).collect();
-        Ok((*show > 0).then(|| Shown { argument: self.argument.text.clone(), count: *count, values }))
+        Ok(all)
     }
 }
 
@@ -378,6 +437,8 @@ mod tests {
             ("buffer:f12:4", "type", "f12"),
             ("buffer:f32:0", "count", "f32:0"),
             ("buffer:f32:4:ones", "option", "ones"),
+            ("struct{u32:1", "struct", "struct{u32:1"),
+            ("struct{u32:1,u8:300}", "value", "300"),
             ("buffer:u32:4:random=4..1", "random", "4..1"),
         ] {
             match text.parse::<Argument>() {
@@ -385,6 +446,17 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn structs_are_laid_out_as_in_c() {
+        let text = "struct{u8:1, buffer:f32:4:zero, u16:2, struct{u8:3,u32:4}, bytes:0506}";
+        let argument: Argument = text.parse().expect("it parses");
+        let gpu = Gpu::new(sim_exec::GpuConfig::default());
+        let placed = argument.place(&gpu, 0, 0).expect("there is memory");
+        let address = placed.buffers[0].1.to_le_bytes();
+        let rest = [2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 6, 0, 0];
+        assert_eq!(placed.bytes, [&[1, 0, 0, 0, 0, 0, 0, 0], &address[..], &rest].concat());
     }
 
     #[test]
