@@ -2,10 +2,11 @@
 
 use half::{bf16, f16};
 
+use sim_ptx::{Instruction, Operand, type_bits};
+
 use super::control::copy;
 use super::functions::Lowering;
-use super::modifiers::{Modifiers, type_bits};
-use super::source::{Instruction, Operand};
+use super::modifiers::Modifiers;
 use crate::lanes::approx::{Approx, ApproxOp, ApproxType};
 use crate::lanes::float::{self, FloatMode};
 use crate::lanes::rounding::Round;

@@ -1,10 +1,11 @@
 //! Calls. A function is inlined where it is called; a call through a register tries every function that fits; a function that
 //! calls itself is entered again, with the registers of the activation that waits put aside (`exec/calls.rs`).
 
+use sim_ptx::{Call, Function, Operand, Statement, Variable, VariableSpace};
+
 use super::control;
 use super::functions::{Lowering, Problem};
 use super::operands::{Binding, Scope};
-use super::source::{Call, Function, Operand, Statement, Variable, VariableSpace};
 use crate::counters::Class;
 use crate::lanes::compare;
 use crate::program::{self, Access, Address, Op, ParamCopy, Pred, PredSlot, Recursion, SINK, Slot, Space, Strength};

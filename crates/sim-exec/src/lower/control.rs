@@ -1,8 +1,9 @@
 //! Which family an instruction belongs to, and small control instructions.
 
+use sim_ptx::Instruction;
+
 use super::functions::Lowering;
 use super::modifiers::Modifiers;
-use super::source::Instruction;
 use super::{arithmetic, convert, fragments, matrices, memory, synchronise, wgmma};
 use crate::lanes::lanes;
 use crate::program::{Op, Program, Slot};

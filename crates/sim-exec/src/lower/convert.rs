@@ -1,8 +1,9 @@
 //! cvt.
 
+use sim_ptx::Instruction;
+
 use super::functions::Lowering;
 use super::modifiers::Modifiers;
-use super::source::Instruction;
 use crate::lanes::convert::{Conversion, CvtRound, Number, find_fast};
 use crate::program::Op;
 

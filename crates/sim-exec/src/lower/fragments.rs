@@ -1,11 +1,12 @@
 //! wmma: fragments are loaded and stored register by register, and multiplied as tiles of mma.
 
+use sim_ptx::Instruction;
+
 use super::control::copy;
 use super::functions::Lowering;
 use super::matrices::{counted, destinations, operand, shape, sources};
 use super::memory::space;
 use super::modifiers::Modifiers;
-use super::source::Instruction;
 use crate::matrix::fragments::{Fragment, Origin, Role};
 use crate::matrix::{Kind, Tile, Types};
 use crate::program::{self, Access, Address, FragmentMove, FragmentPiece, MatrixOrder, Mma, Op, Slot, Space, Strength};

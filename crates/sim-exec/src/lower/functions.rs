@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use sim_ptx::{Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+
 use super::calls::Activation;
 use super::control;
 use super::modifiers::Modifiers;
 use super::operands::{Binding, Builder};
-use super::source::{Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
 use crate::counters::Class;
 use crate::finding::Place;
 use crate::gpu::{Gpu, Kernel, LoadError, LoadedModule, ParamSlot};

@@ -1,9 +1,10 @@
 //! mma, ldmatrix, stmatrix and movmatrix.
 
+use sim_ptx::{Instruction, Operand};
+
 use super::functions::Lowering;
 use super::memory::space;
 use super::modifiers::Modifiers;
-use super::source::{Instruction, Operand};
 use crate::matrix::{Kind, Tile, Types};
 use crate::program::{MatrixMove, Mma, Op, Slot, Space};
 

@@ -1,11 +1,12 @@
 //! Loads, stores, atomics and address conversions.
 
+use sim_ptx::{Instruction, Operand, type_bits};
+
 use super::arithmetic;
 use super::control::copy;
 use super::functions::Lowering;
-use super::modifiers::{Modifiers, type_bits};
+use super::modifiers::Modifiers;
 use super::operands::Binding;
-use super::source::{Instruction, Operand};
 use crate::lanes::lanes;
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::program::{Access, Atomic, AtomicKind, AtomicType, Op, Slot, Space, Strength};

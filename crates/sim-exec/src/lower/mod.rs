@@ -7,14 +7,11 @@ mod control;
 mod convert;
 mod fragments;
 mod functions;
-mod lexer;
 mod matrices;
 mod memory;
 mod modifiers;
 mod operands;
-mod source;
 mod synchronise;
-mod text;
 mod wgmma;
 
 use std::collections::{BTreeMap, HashMap};
@@ -43,8 +40,11 @@ pub fn load(gpu: &Gpu, ptx: &str, file: &str) -> Result<LoadedModule, LoadError>
     {
         return Ok(LoadedModule { kernels: kernels.clone(), globals: BTreeMap::new() });
     }
-    let module =
-        text::read(ptx).map_err(|(line, message)| LoadError::Unsupported { file: file.to_owned(), line, message })?;
+    let module = sim_ptx::read(ptx).map_err(|(line, message)| LoadError::Unsupported {
+        file: file.to_owned(),
+        line,
+        message,
+    })?;
     let loaded = functions::load(gpu, &module, file)?;
     if loaded.globals.is_empty() {
         known().insert(key, (ptx.to_owned(), file.to_owned(), loaded.kernels.clone()));

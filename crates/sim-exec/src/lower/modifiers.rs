@@ -73,16 +73,3 @@ impl<'a> Modifiers<'a> {
         }
     }
 }
-
-/// Bits of a register type.
-pub fn type_bits(ty: &str) -> Option<u32> {
-    Some(match ty {
-        "pred" => 1,
-        "b8" | "u8" | "s8" | "e4m3" | "e5m2" => 8,
-        "b16" | "u16" | "s16" | "f16" | "bf16" | "e4m3x2" | "e5m2x2" => 16,
-        "b32" | "u32" | "s32" | "f32" | "f16x2" | "bf16x2" | "tf32" | "u16x2" | "s16x2" => 32,
-        "b64" | "u64" | "s64" | "f64" => 64,
-        "b128" => 128,
-        _ => return None,
-    })
-}

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::source::{Function, Operand, Variable, VariableSpace};
+use sim_ptx::{Function, Operand, Variable, VariableSpace};
+
 use crate::program::{Address, Pred, PredSlot, Program, RESERVED_SHARED_BYTES, SINK, Slot, Special};
 
 /// What a name stands for inside a function.

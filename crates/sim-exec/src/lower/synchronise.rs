@@ -1,9 +1,10 @@
 //! Barriers, fences, warp-wide exchanges and asynchronous copies.
 
+use sim_ptx::{Instruction, Operand};
+
 use super::functions::Lowering;
 use super::memory::{drop_cache_hints, space, strength};
 use super::modifiers::Modifiers;
-use super::source::{Instruction, Operand};
 use crate::program::{Barrier, BarrierKind, MbarrierOp, Op, Pred, Redux, SINK, Shuffle, Slot, Space, Strength, Vote};
 
 pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {

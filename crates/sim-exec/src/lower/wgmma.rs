@@ -1,9 +1,10 @@
 //! wgmma: its instructions, and which other instructions touch its registers.
 
+use sim_ptx::{Instruction, Operand};
+
 use super::functions::Lowering;
 use super::matrices::{counted, destinations, operand, shape, sources};
 use super::modifiers::Modifiers;
-use super::source::{Instruction, Operand};
 use crate::counters::Class;
 use crate::matrix::descriptor::Major;
 use crate::matrix::{Kind, Tile, Types};

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::lexer::{Token, tokens};
-use super::modifiers::type_bits;
-use super::source::{Call, Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use crate::ast::{Call, Function, Instruction, Module, Operand, Statement, Variable, VariableSpace, type_bits};
+use crate::lexer::{Token, tokens};
 
-type Problem = (u32, String);
+/// A 1-based line of the text, and what was wrong there.
+pub type Problem = (u32, String);
 type Source = Option<(String, u32)>;
 
 /// Reads a module.
