@@ -119,3 +119,50 @@ fn bytes_that_a_load_does_not_use_are_not_checked() {
         Err(true)
     );
 }
+
+/// A 16 × 16 tile whose row 5 is never written goes through ldmatrix and mma with a matrix of ones; %r20 in lanes 0 to 3, its
+/// column 0, comes from ROW. Elements of the product for which %p2 (columns 2t) and %p3 (columns 2t + 1) hold are stored.
+const PRODUCT: &str = "
+.visible .entry product(.param .u64 out) {
+  .reg .pred %p<6>; .reg .b32 %r<32>; .reg .f32 %f<5>; .reg .b64 %rd<4>;
+  .shared .align 16 .b8 tile[512]; .shared .align 16 .b8 column[128];
+  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; mov.u32 %r2, 0x3c003c00;
+  shr.u32 %r3, %r1, 1; setp.ne.u32 %p1, %r3, 5;
+  shl.b32 %r4, %r1, 4; mov.u32 %r5, tile; add.u32 %r6, %r5, %r4;
+  @%p1 st.shared.v4.b32 [%r6], {%r2, %r2, %r2, %r2};
+  mov.u32 %r7, column; shl.b32 %r8, %r1, 2; add.u32 %r7, %r7, %r8;
+  setp.gt.u32 %p4, %r1, COLUMN; @%p4 st.shared.b32 [%r7], %r2;
+  bar.warp.sync -1;
+  and.b32 %r9, %r1, 15; shl.b32 %r9, %r9, 5; and.b32 %r10, %r1, 16; add.u32 %r9, %r9, %r10; add.u32 %r9, %r5, %r9;
+  ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r11, %r12, %r13, %r14}, [%r9];
+  ld.shared.b32 %r20, [%r7];
+  mov.f32 %f1, 0f00000000;
+  mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r11, %r12, %r13, %r14}, {%r20, %r2}, {%f1, %f1, %f1, %f1};
+  shr.u32 %r21, %r1, 2; and.b32 %r22, %r1, 3;
+  STORED
+  mul.wide.u32 %rd2, %r1, 8; add.s64 %rd3, %rd1, %rd2;
+  @%p2 st.global.f32 [%rd3], %f1; @%p3 st.global.f32 [%rd3+4], %f2;
+  ret;
+}";
+
+#[test]
+fn a_product_is_undefined_where_its_operands_are() {
+    let run = |column: &str, stored: &str| {
+        let mut bench = Bench::new(&PRODUCT.replace("COLUMN", column).replace("STORED", stored));
+        bench.room(256);
+        bench.run(32)
+    };
+    let row = "setp.ne.u32 %p2, %r21, 5; setp.ne.u32 %p3, %r21, 5;";
+    let row_and_column = "setp.ne.u32 %p3, %r21, 5; setp.ne.and.u32 %p2, %r22, 0, %p3;";
+    let all = "setp.ge.u32 %p2, %r21, 0; setp.ge.u32 %p3, %r21, 0;";
+    run("3", row_and_column).unwrap();
+    for stored in [row, all] {
+        let f = finding(run("3", stored));
+        assert_eq!(f.kind, FindingKind::Uninitialised, "{f}");
+        assert!(f.message.contains("what global memory holds"), "{f}");
+    }
+    let defined = PRODUCT.replace("setp.gt.u32 %p4, %r1, COLUMN; @%p4 st", "st").replace("STORED", row);
+    let mut bench = Bench::new(&defined);
+    bench.room(256);
+    bench.run(32).unwrap();
+}

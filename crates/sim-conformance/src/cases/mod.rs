@@ -2,6 +2,7 @@
 
 mod cooperative_groups;
 mod cub;
+mod cutlass;
 mod language;
 mod libcudacxx;
 mod wmma;
@@ -10,4 +11,4 @@ use crate::case::Case;
 
 /// In the order of the table.
 pub const FAMILIES: &[&[Case]] =
-    &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES, language::CASES, wmma::CASES];
+    &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES, language::CASES, wmma::CASES, cutlass::CASES];

@@ -1,5 +1,6 @@
 //! ldmatrix, stmatrix, movmatrix and mma on a warp.
 
+use super::memory::UNWRITTEN;
 use super::state::{Fault, Wait};
 use super::warp::{Flow, Step};
 use crate::finding::FindingKind;
@@ -7,7 +8,7 @@ use crate::lanes::{FULL, Lanes, Mask};
 use crate::matrix::Summation;
 use crate::matrix::moves;
 use crate::memory::{SHARED_WINDOW, WINDOW_BYTES};
-use crate::program::{MatrixMove, Mma, Op, Space};
+use crate::program::{MatrixMove, Mma, Op, Slot, Space};
 use crate::traffic::Touch;
 
 /// Most registers that the operands of one mma take together.
@@ -102,16 +103,35 @@ impl Step<'_, '_> {
         let mut out = [[0; 32]; 4];
         for (i, (out, rows)) in out.iter_mut().zip(rows.chunks_exact(8)).enumerate().take(count) {
             let mut words = [[0; 4]; 8];
+            let mut unwritten = None;
             for (r, &(cta, offset)) in rows.iter().enumerate() {
-                self.check_shared_read(cta, offset, 16, 8 * i + r, false)?;
-                words[r] = self.ctas[cta].shared.load_piece(offset);
+                self.check_shared_order(cta, offset, 16, 8 * i + r, false)?;
+                let shared = &self.ctas[cta].shared;
+                words[r] = shared.load_piece(offset);
+                if !shared.is_written(offset, 16) {
+                    let (marks, _) = unwritten.get_or_insert(([[0; 4]; 8], offset));
+                    marks[r] = std::array::from_fn(|t| u32::from(!shared.is_written(offset + 4 * t as u32, 4)) * !0);
+                }
+            }
+            if let Some((marks, offset)) = unwritten {
+                self.note_unwritten_matrix(load.registers[i], &moves::fragment(&marks, load.transposed), offset);
             }
             *out = moves::fragment(&words, load.transposed);
         }
         for (&slot, values) in load.registers.iter().zip(&out) {
             self.set(slot, FULL, values);
         }
+        self.warp.undefined.admit_loaded();
         Ok(())
+    }
+
+    /// Remembers which lanes of a register are about to hold bytes that nothing has written: those with a mark.
+    #[cold]
+    fn note_unwritten_matrix(&mut self, slot: Slot, marks: &Lanes, offset: u32) {
+        for lane in (0..32).filter(|&lane| marks[lane] != 0) {
+            let message = format!("read of a matrix row at shared offset {offset:#x}: {UNWRITTEN}");
+            self.warp.undefined.load(slot, lane, self.pc, message);
+        }
     }
 
     fn store_matrix(&mut self, store: &MatrixMove) -> Result<(), Fault> {

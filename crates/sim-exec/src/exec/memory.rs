@@ -15,7 +15,7 @@ use crate::memory::{
 use crate::program::{Access, Address, Op, SINK, Space, Strength};
 use crate::traffic::Touch;
 
-const UNWRITTEN: &str = "bytes that nothing has written";
+pub(super) const UNWRITTEN: &str = "bytes that nothing has written";
 
 impl<'l> Step<'_, 'l> {
     pub(super) fn load(&mut self, access: &Access, active: Mask) -> Result<Flow, Fault> {
@@ -360,7 +360,7 @@ impl<'l> Step<'_, 'l> {
 
     /// Checks whether a read of shared memory by one lane is ordered with the writes and copies to it.
     #[inline]
-    fn check_shared_order(
+    pub(super) fn check_shared_order(
         &mut self,
         cta: usize,
         offset: u32,

@@ -14,7 +14,7 @@ use super::state::Fault;
 use super::warp::{Step, each};
 use crate::finding::FindingKind;
 use crate::lanes::Mask;
-use crate::program::{BarrierKind, BoolOp, Instruction, MbarrierOp, Op, Pred, PredSlot, SINK, Slot, WgmmaA};
+use crate::program::{BarrierKind, BoolOp, Instruction, MbarrierOp, Mma, Op, Pred, PredSlot, SINK, Slot, WgmmaA};
 
 /// The read that an undefined value comes from.
 #[derive(Debug)]
@@ -179,6 +179,7 @@ impl Step<'_, '_> {
                 let mask = moved.fold(0, |m, lane| m | 1 << lane);
                 effect.registers.push((*d, Lanes { mask, read: value.read }));
             }
+            Op::Mma(mma) => effect.registers = self.product(mma),
             Op::Vote { p, .. } => {
                 let vote = self.warp.undefined.pred(*p).and(active);
                 self.must_be_defined(vote, "a vote")?;
@@ -196,6 +197,56 @@ impl Step<'_, '_> {
             }
         }
         Ok(effect)
+    }
+
+    /// What a matrix product leaves undefined: rows of it through A, columns through B, single elements through C.
+    ///
+    /// Which lanes hold them, the product itself knows: it multiplies a matrix that is positive where an operand is undefined
+    /// and zero elsewhere with one that is positive everywhere.
+    fn product(&self, mma: &Mma) -> Vec<(Slot, Lanes)> {
+        // The bytes 0x3c3c… are positive in every element type; as pairs of 4-bit integers their squares are.
+        const POSITIVE: [u64; 32] = [0x3c3c_3c3c_3c3c_3c3c; 32];
+        const ZERO: [u64; 32] = [0; 32];
+        let of = |slots: &[Slot]| -> Vec<Lanes> { slots.iter().map(|s| self.warp.undefined.register(*s)).collect() };
+        let (a, b, c) = (of(&mma.a), of(&mma.b), of(&mma.c));
+        let all = |operand: &[Lanes]| operand.iter().cloned().reduce(Lanes::or).unwrap_or_default();
+        let marks = |operand: &[Lanes]| -> Vec<[u64; 32]> {
+            let mark = |lanes: &Lanes, lane: usize| if lanes.mask >> lane & 1 != 0 { POSITIVE[lane] } else { 0 };
+            operand.iter().map(|lanes| std::array::from_fn(|lane| mark(lanes, lane))).collect()
+        };
+        let positive = |out: &[[u64; 32]]| -> Vec<Mask> {
+            out.iter().map(|out| (0..32).fold(0, |m, lane| m | u32::from(out[lane] != 0) << lane)).collect()
+        };
+        let multiply = |a: &[[u64; 32]], b: &[[u64; 32]]| {
+            let mut out = vec![ZERO; mma.d.len()];
+            let (a, b): (Vec<_>, Vec<_>) = (a.iter().collect(), b.iter().collect());
+            (mma.tile.multiply)(&mut out, &a, &b, &vec![&ZERO; mma.c.len()], self.summation());
+            positive(&out)
+        };
+        let full = |operand: &[Slot]| vec![POSITIVE; operand.len()];
+        let mut effect = vec![Lanes::default(); mma.d.len()];
+        let mut add = |masks: Vec<Mask>, read: &Lanes| {
+            for (lanes, mask) in effect.iter_mut().zip(masks) {
+                *lanes = std::mem::take(lanes).or(Lanes { mask, read: read.read.clone() });
+            }
+        };
+        // Exclusive or is not zero where one operand is: nothing can be told apart.
+        let tells = multiply(&vec![ZERO; mma.a.len()], &full(&mma.b)).iter().all(|mask| *mask == 0);
+        for (operand, masks) in [(&a, 0), (&b, 1)] {
+            let source = all(operand);
+            match masks {
+                _ if source.mask == 0 => {}
+                _ if !tells => add(vec![!0; mma.d.len()], &source),
+                0 => add(multiply(&marks(&a), &full(&mma.b)), &source),
+                _ => add(multiply(&full(&mma.a), &marks(&b)), &source),
+            }
+        }
+        if c.len() == mma.d.len() {
+            add(c.iter().map(|lanes| lanes.mask).collect(), &all(&c));
+        } else if all(&c).mask != 0 {
+            add(vec![!0; mma.d.len()], &all(&c));
+        }
+        mma.d.iter().copied().zip(effect).collect()
     }
 
     /// Faults if lane `lane` of a register that is stored to global memory is undefined.
@@ -265,7 +316,6 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
         }
         Op::LoadMatrix(load) => vec![address(&load.address)],
         Op::StoreMatrix(store) => vec![address(&store.address), (store.registers.to_vec(), "a stored matrix")],
-        Op::Mma(mma) => vec![([&*mma.a, &*mma.b, &*mma.c].concat(), "a matrix product")],
         Op::LoadFragment(fragment) | Op::StoreFragment(fragment) => {
             vec![address(&fragment.address), (vec![fragment.stride], "an address")]
         }
