@@ -143,13 +143,15 @@ struct KilnEmbedParams {
     float scale;
 };
 
-/* residual += delta (normed first if post_norm is given); out = rmsnorm(residual) * norm, as f32 and int8. */
+/* residual_out = residual_in + delta (normed first if post_norm is given); out = rmsnorm(residual_out) * norm, as f32 and int8. Kernels
+ * that fuse this into a linear do it in every CTA, so that the new residual cannot replace the old one. */
 struct KilnNormParams {
     KILN_DEVICE(const struct KilnStep) step;
     /* Null: all rows. Else the batch rows that need logits, and out has one row for each. */
     KILN_DEVICE(const kiln_u32) logit_rows;
-    KILN_DEVICE(float) residual;
-    /* Null: nothing is added. */
+    KILN_DEVICE(const float) residual_in;
+    KILN_DEVICE(float) residual_out;
+    /* Null: nothing is added, and residual_out is residual_in. */
     KILN_DEVICE(const float) delta;
     KILN_DEVICE(const float) post_norm;
     KILN_DEVICE(const float) norm;
@@ -163,27 +165,6 @@ struct KilnQuantiseParams {
     struct KilnActivations rows;
     kiln_u32 cols;
     kiln_u32 num_rows;
-};
-
-enum { KILN_STORE = 0, KILN_GATED_SILU = 1, KILN_GATED_GELU = 2 };
-
-/* out[row][matrix offsets..] = matrices . input[row], or activation(gate) * up. */
-struct KilnLinearParams {
-    struct KilnMatrix matrices[KILN_MATRICES_MAX];
-    /* First output element of each matrix. */
-    kiln_u32 offsets[KILN_MATRICES_MAX];
-    kiln_u32 num_matrices;
-    struct KilnActivations input;
-    KILN_DEVICE(const struct KilnStep) step;
-    /* Row counts come from num_logit_rows instead of num_rows. */
-    kiln_u32 logit_rows;
-    kiln_u32 epilogue;
-    /* KILN_STORE: [row][out_stride]. */
-    KILN_DEVICE(float) out;
-    kiln_u32 out_stride;
-    kiln_u32 pad;
-    /* KILN_GATED_*: the rows of the next linear. */
-    struct KilnActivations gated;
 };
 
 /* Bias, per-head norm and RoPE of the rows q, k, v; K and V into the cache. A warp takes a head of a row. */
@@ -212,6 +193,36 @@ struct KilnFinishQkvParams {
     /* Pairs (2i, 2i + 1) instead of (i, i + rotary_dims / 2). */
     kiln_u32 adjacent;
     float eps;
+};
+
+enum { KILN_STORE = 0, KILN_GATED_SILU = 1, KILN_GATED_GELU = 2, KILN_QKV = 3 };
+
+/* out[row][matrix offsets..] = matrices . input[row], or activation(gate) * up. */
+struct KilnLinearParams {
+    struct KilnMatrix matrices[KILN_MATRICES_MAX];
+    /* First output element of each matrix. */
+    kiln_u32 offsets[KILN_MATRICES_MAX];
+    kiln_u32 num_matrices;
+    struct KilnActivations input;
+    KILN_DEVICE(const struct KilnStep) step;
+    /* Row counts come from num_logit_rows instead of num_rows. */
+    kiln_u32 logit_rows;
+    kiln_u32 epilogue;
+    /* KILN_STORE and KILN_QKV: [row][out_stride]. */
+    KILN_DEVICE(float) out;
+    kiln_u32 out_stride;
+    kiln_u32 pad;
+    /* KILN_GATED_*: the rows of the next linear. */
+    struct KilnActivations gated;
+    /* KILN_QKV, of adjacent pairs and without norms: what a kernel of its own does otherwise. */
+    struct KilnFinishQkvParams qkv;
+};
+
+/* A linear whose CTAs make their int8 input themselves, for one or two rows. */
+struct KilnFusedParams {
+    struct KilnLinearParams linear;
+    /* Used if norm.norm is given; otherwise linear.input is copied. */
+    struct KilnNormParams norm;
 };
 
 struct KilnAttendParams {

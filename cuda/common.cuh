@@ -29,7 +29,7 @@ __device__ inline unsigned segment_blocks(unsigned blocks) {
 }
 
 // A warp's 32 values, one per lane, become a block of int8 activations (src/device/quant.rs, quantise_block).
-__device__ inline void quantise_block(float x, const KilnActivations &out, unsigned row, unsigned block) {
+__device__ inline void quantise_block(float x, kiln_i8 *quants, KilnActivationScale *scales) {
     const unsigned lane = lane_id();
     const unsigned amax_bits = __reduce_max_sync(FULL, __float_as_uint(x) & 0x7fffffffu);
     const float amax = __uint_as_float(amax_bits);
@@ -43,9 +43,13 @@ __device__ inline void quantise_block(float x, const KilnActivations &out, unsig
     }
     const int sum_low = __reduce_add_sync(FULL, lane < 16 ? q : 0);
     const int sum = __reduce_add_sync(FULL, q);
+    quants[lane] = (kiln_i8)q;
+    if (lane == 0) *scales = KilnActivationScale{scale, scale * (float)sum, sum_low, sum - sum_low};
+}
+
+__device__ inline void quantise_block(float x, const KilnActivations &out, unsigned row, unsigned block) {
     const size_t at = (size_t)row * out.blocks + block;
-    out.quants[at * KILN_BLOCK + lane] = (kiln_i8)q;
-    if (lane == 0) out.scales[at] = KilnActivationScale{scale, scale * (float)sum, sum_low, sum - sum_low};
+    quantise_block(x, out.quants + at * KILN_BLOCK, out.scales + at);
 }
 
 // To bf16, to nearest even, subnormals to zero (src/device/quant.rs, round_bf16).

@@ -2,18 +2,34 @@
 #pragma once
 
 #include "blocks.cuh"
+#include "norm.cuh"
 
 namespace kiln {
 
-// Adds block `block` of the lane's row times ROWS activation rows to `sums`.
-template <int F, int ROWS>
-__device__ inline void add_block(const StoredBlock<F> &s, const KilnActivations &x, unsigned row_start, unsigned rows, unsigned block,
-                                 float (&sums)[ROWS]) {
+// Input rows in global memory, from `row_start` on.
+struct GlobalInput {
+    const KilnActivations &x;
+    unsigned row_start;
+
+    __device__ size_t at(unsigned row, unsigned block) const { return (size_t)(row_start + row) * x.blocks + block; }
+    __device__ const float4 *values(unsigned row, unsigned block) const { return (const float4 *)(x.values + at(row, block) * KILN_BLOCK); }
+    __device__ const uint4 *quants(unsigned row, unsigned block) const { return (const uint4 *)(x.quants + at(row, block) * KILN_BLOCK); }
+    __device__ const KilnActivationScale &scale(unsigned row, unsigned block) const { return x.scales[at(row, block)]; }
+};
+
+__device__ inline bool is_gated(const KilnLinearParams &p) { return p.epilogue == KILN_GATED_SILU || p.epilogue == KILN_GATED_GELU; }
+
+// Which formats a kernel has code for.
+enum class Formats { ALL, FLOATS, INTEGERS };
+
+// Adds block `block` of the lane's row times ROWS input rows to `sums`.
+template <int F, int ROWS, typename Input>
+__device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
     if constexpr (Format<F>::is_float) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             if (r >= rows) break;
-            const float4 *values = (const float4 *)(x.values + ((size_t)(row_start + r) * x.blocks + block) * KILN_BLOCK);
+            const float4 *values = x.values(r, block);
 #pragma unroll
             for (int i = 0; i < KILN_BLOCK / 4; i++) {
                 const float4 v = values[i];
@@ -33,9 +49,8 @@ __device__ inline void add_block(const StoredBlock<F> &s, const KilnActivations 
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             if (r >= rows) break;
-            const size_t at = (size_t)(row_start + r) * x.blocks + block;
-            const uint4 low = *(const uint4 *)(x.quants + at * KILN_BLOCK), high = *(const uint4 *)(x.quants + at * KILN_BLOCK + 16);
-            const KilnActivationScale a = x.scales[at];
+            const uint4 low = x.quants(r, block)[0], high = x.quants(r, block)[1];
+            const KilnActivationScale a = x.scale(r, block);
             int dot_low = -Format<F>::offset * a.sum_low, dot_high = -Format<F>::offset * a.sum_high;
             dot_low = __dp4a((int)w[0], (int)low.x, dot_low);
             dot_low = __dp4a((int)w[1], (int)low.y, dot_low);
@@ -52,34 +67,50 @@ __device__ inline void add_block(const StoredBlock<F> &s, const KilnActivations 
     }
 }
 
-// One segment of one tile: the warp's part. FLOATS_ONLY leaves out the code of formats that the caller does not have.
-template <int ROWS, bool FLOATS_ONLY>
-__device__ inline void segment_sums(const KilnMatrix &m, unsigned tile, unsigned segment, const KilnActivations &x, unsigned row_start,
-                                    unsigned rows, float (&sums)[ROWS]) {
+// One segment of one tile: the warp's part.
+template <int ROWS, Formats FORMATS, typename Input>
+__device__ inline void segment_sums(const KilnMatrix &m, unsigned tile, unsigned segment, const Input &x, unsigned rows, float (&sums)[ROWS]) {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) sums[r] = 0.0f;
     const unsigned length = segment_blocks(m.blocks), start = segment * length, end = min(start + length, m.blocks);
     dispatch_format(m.format, [&](auto format) {
         constexpr int F = decltype(format)::value;
-        if constexpr (FLOATS_ONLY && !Format<F>::is_float) return;
-        constexpr int DEPTH = Format<F>::is_float ? 1 : ROWS > 2 ? 2 : 4;
-        unsigned block = start;
-        // Loads of several blocks are in flight before the first is used.
-        for (; block + DEPTH <= end; block += DEPTH) {
-            StoredBlock<F> s[DEPTH];
+        if constexpr (FORMATS == Formats::ALL || (FORMATS == Formats::FLOATS) == Format<F>::is_float) {
+            constexpr int DEPTH = Format<F>::is_float ? 1 : ROWS > 2 ? 2 : 4;
+            unsigned block = start;
+            // Loads of several blocks are in flight before the first is used.
+            for (; block + DEPTH <= end; block += DEPTH) {
+                StoredBlock<F> s[DEPTH];
 #pragma unroll
-            for (int i = 0; i < DEPTH; i++) s[i] = load_block<F>(m, tile, block + i, lane_id());
+                for (int i = 0; i < DEPTH; i++) s[i] = load_block<F>(m, tile, block + i, lane_id());
 #pragma unroll
-            for (int i = 0; i < DEPTH; i++) add_block<F, ROWS>(s[i], x, row_start, rows, block + i, sums);
+                for (int i = 0; i < DEPTH; i++) add_block<F, ROWS>(s[i], x, rows, block + i, sums);
+            }
+            for (; block < end; block++) add_block<F, ROWS>(load_block<F>(m, tile, block, lane_id()), x, rows, block, sums);
         }
-        for (; block < end; block++) add_block<F, ROWS>(load_block<F>(m, tile, block, lane_id()), x, row_start, rows, block, sums);
     });
 }
 
-// Ends output element `lane` of a tile of a stored linear.
+// Ends output element `lane` of a tile of a linear that is not gated. The whole warp must call.
 __device__ inline void end_stored(const KilnLinearParams &p, size_t row, unsigned matrix, unsigned tile, float total) {
     const unsigned element = tile * KILN_TILE_ROWS + lane_id();
-    if (element < p.matrices[matrix].rows) p.out[row * p.out_stride + p.offsets[matrix] + element] = total;
+    const bool inside = element < p.matrices[matrix].rows;
+    if (p.epilogue == KILN_QKV) {
+        const KilnRow info = p.qkv.rows[row];
+        const unsigned head = element / p.qkv.head_dim, dim = element % p.qkv.head_dim, half = p.qkv.rotary_dims / 2;
+        float x = inside && p.qkv.biases[matrix] ? total + p.qkv.biases[matrix][element] : total;
+        // Pairs are neighbours: a head has an even number of rows, a tile too.
+        const float other = __shfl_xor_sync(FULL, x, 1);
+        if (matrix < 2 && dim < p.qkv.rotary_dims) {
+            const size_t at = (size_t)info.position * half + dim / 2;
+            const float c = p.qkv.cosines[at], s = p.qkv.sines[at];
+            x = dim % 2 == 0 ? rotated_first(x, other, c, s) : rotated_second(other, x, c, s);
+        }
+        if (inside && matrix > 0) cache_row(p.qkv, info, head, matrix == 2)[dim] = __half_as_ushort(__float2half_rn(x));
+        if (inside && matrix == 0) p.out[row * p.out_stride + element] = x;
+    } else if (inside) {
+        p.out[row * p.out_stride + p.offsets[matrix] + element] = total;
+    }
 }
 
 // Ends output element `lane` of a pair of tiles: 32 of them are a block of the next linear's input. The whole warp must call.

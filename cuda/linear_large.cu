@@ -234,7 +234,7 @@ struct LargeWarp {
             float totals[GROUP] = {};
             for (unsigned i = 0; i < segments; i++) {
                 float sums[GROUP];
-                segment_sums<GROUP, true>(matrix, tile, i, p.input, row_start + first, count, sums);
+                segment_sums<GROUP, Formats::FLOATS>(matrix, tile, i, GlobalInput{p.input, row_start + first}, count, sums);
 #pragma unroll
                 for (int r = 0; r < GROUP; r++) totals[r] += sums[r];
             }
@@ -270,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2) kiln_linear_large
     const unsigned row_start = blockIdx.y * LARGE_ROWS, all_rows = row_count(p.step, p.logit_rows);
     if (row_start >= all_rows) return;
     const unsigned rows = min(all_rows - row_start, LARGE_ROWS), warp = warp_id(), lane = lane_id();
-    const bool gated = p.epilogue != KILN_STORE;
+    const bool gated = is_gated(p);
     const unsigned slot = warp / 2;
     unsigned matrix = slot, tile = blockIdx.x;
     if (!gated) {

@@ -13,24 +13,41 @@
 
 namespace kiln {
 
-// Grid: {tiles of all matrices, groups of ROWS rows}; a warp per segment. Gated: tile pairs of the two matrices.
-template <int ROWS> __device__ inline void linear_small(const KilnLinearParams &p) {
-    __shared__ float shared[KILN_SEGMENTS_MAX][ROWS][KILN_TILE_ROWS];
-    const unsigned row_start = blockIdx.y * ROWS, all_rows = row_count(p.step, p.logit_rows);
-    if (row_start >= all_rows) return;
-    const unsigned rows = min(all_rows - row_start, (unsigned)ROWS);
-    const bool gated = p.epilogue != KILN_STORE;
-    unsigned matrix = 0, tile = blockIdx.x;
-    if (!gated) {
+// Input rows in shared memory, of which only the int8 blocks are kept.
+struct SharedInput {
+    const KilnActivationScale *scales;
+    const kiln_i8 *all_quants;
+    unsigned blocks;
+
+    __device__ const uint4 *quants(unsigned row, unsigned block) const {
+        return (const uint4 *)(all_quants + (size_t)(row * blocks + block) * KILN_BLOCK);
+    }
+    __device__ const KilnActivationScale &scale(unsigned row, unsigned block) const { return scales[row * blocks + block]; }
+};
+
+// Which tile a CTA takes: of which matrix, gated of both.
+struct TileChoice {
+    unsigned matrix, tile;
+    bool gated;
+
+    __device__ explicit TileChoice(const KilnLinearParams &p) : matrix(0), tile(blockIdx.x), gated(is_gated(p)) {
+        if (gated) return;
         while (tile >= p.matrices[matrix].tiles) tile -= p.matrices[matrix++].tiles;
     }
+};
+
+// A CTA's tile times up to ROWS rows; a warp per segment.
+template <int ROWS, Formats FORMATS, typename Input>
+__device__ inline void tile_times_rows(const KilnLinearParams &p, const TileChoice &choice, const Input &input, unsigned row_start, unsigned rows) {
+    __shared__ float shared[KILN_SEGMENTS_MAX][ROWS][KILN_TILE_ROWS];
+    const auto [matrix, tile, gated] = choice;
     const unsigned blocks = p.matrices[0].blocks, segments = (blocks + segment_blocks(blocks) - 1) / segment_blocks(blocks);
     float gates[ROWS], totals[ROWS] = {};
     // Not unrolled: each pass holds the code of every format.
 #pragma unroll 1
     for (unsigned pass = 0; pass <= (gated ? 1u : 0u); pass++) {
         float sums[ROWS];
-        segment_sums<ROWS, false>(p.matrices[matrix + pass], tile, warp_id(), p.input, row_start, rows, sums);
+        segment_sums<ROWS, FORMATS>(p.matrices[matrix + pass], tile, warp_id(), input, rows, sums);
         __syncthreads();
 #pragma unroll
         for (int r = 0; r < ROWS; r++) shared[warp_id()][r][lane_id()] = sums[r];
@@ -55,10 +72,52 @@ template <int ROWS> __device__ inline void linear_small(const KilnLinearParams &
     }
 }
 
+// Grid: {tiles of all matrices, groups of ROWS rows}.
+template <int ROWS> __device__ inline void linear_small(const KilnLinearParams &p) {
+    const unsigned row_start = blockIdx.y * ROWS, all_rows = row_count(p.step, p.logit_rows);
+    if (row_start >= all_rows) return;
+    tile_times_rows<ROWS, Formats::ALL>(p, TileChoice(p), GlobalInput{p.input, row_start}, row_start, min(all_rows - row_start, (unsigned)ROWS));
+}
+
+// The same for matrices of integers, with the input made by the CTA: the norm of the residual, or a copy of int8 blocks. The first CTA leaves
+// the new residual. Dynamic shared memory per row: scales, int8 blocks and, with a norm, the residual.
+template <int ROWS> __device__ inline void linear_fused(const KilnFusedParams &p) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    __shared__ float squares[NORM_WARPS];
+    const KilnLinearParams &linear = p.linear;
+    const unsigned rows = min(row_count(linear.step, linear.logit_rows), (unsigned)ROWS), blocks = linear.input.blocks;
+    KilnActivationScale *scales = (KilnActivationScale *)memory;
+    kiln_i8 *quants = (kiln_i8 *)(scales + ROWS * blocks);
+    float *residual = (float *)(quants + ROWS * blocks * KILN_BLOCK);
+    if (p.norm.norm) {
+        for (unsigned r = 0; r < rows; r++) {
+            const unsigned row = p.norm.logit_rows ? p.norm.logit_rows[r] : r;
+            float *kept = blockIdx.x == 0 && p.norm.delta ? p.norm.residual_out + (size_t)row * p.norm.cols : nullptr;
+            add_norm(
+                p.norm, row, squares,
+                [&](unsigned i, float x) {
+                    residual[i] = x;
+                    if (kept) kept[i] = x;
+                },
+                [&](unsigned i) { return residual[i]; },
+                [&](unsigned block, unsigned, float x) {
+                    quantise_block(x, quants + (r * blocks + block) * KILN_BLOCK, scales + r * blocks + block);
+                });
+        }
+    } else {
+        const uint4 *from = (const uint4 *)linear.input.quants;
+        for (unsigned i = threadIdx.x; i < rows * blocks * 2; i += blockDim.x) ((uint4 *)quants)[i] = from[i];
+        const uint4 *from_scales = (const uint4 *)linear.input.scales;
+        for (unsigned i = threadIdx.x; i < rows * blocks; i += blockDim.x) ((uint4 *)scales)[i] = from_scales[i];
+    }
+    __syncthreads();
+    tile_times_rows<ROWS, Formats::INTEGERS>(linear, TileChoice(linear), SharedInput{scales, quants, blocks}, 0, rows);
+}
+
 }  // namespace kiln
 
 #define KILN_LINEAR_SMALL(ROWS)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(32 * KILN_SEGMENTS_MAX) kiln_linear_small_##ROWS(                           \
+    extern "C" __global__ void __launch_bounds__(32 * KILN_SEGMENTS_MAX, 1) kiln_linear_small_##ROWS(                           \
         const __grid_constant__ KilnLinearParams p) {                                                                        \
         kiln::linear_small<ROWS>(p);                                                                                         \
     }
@@ -67,3 +126,12 @@ KILN_LINEAR_SMALL(1)
 KILN_LINEAR_SMALL(2)
 KILN_LINEAR_SMALL(4)
 KILN_LINEAR_SMALL(8)
+
+#define KILN_LINEAR_FUSED(ROWS)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(32 * KILN_SEGMENTS_MAX, 1) kiln_linear_fused_##ROWS(                           \
+        const __grid_constant__ KilnFusedParams p) {                                                                         \
+        kiln::linear_fused<ROWS>(p);                                                                                         \
+    }
+
+KILN_LINEAR_FUSED(1)
+KILN_LINEAR_FUSED(2)

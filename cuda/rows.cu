@@ -3,30 +3,7 @@
 // Bytes: a few kilobytes per row; these kernels wait, they do not stream.
 
 #include "blocks.cuh"
-
-namespace kiln {
-
-// The sum of squares of a row by KILN_NORM_THREADS threads, the same bits for every caller: thread j takes elements
-// j, j + 256, ... in order, warps add by butterfly, and the eight warps' sums are added in order.
-// `shared` holds 8 floats. All threads of the CTA must call.
-__device__ inline float sum_of_squares(const float *row, unsigned cols, float *shared) {
-    float sum = 0.0f;
-    for (unsigned i = threadIdx.x; i < cols; i += KILN_NORM_THREADS) sum = fmaf(row[i], row[i], sum);
-    sum = warp_sum(sum);
-    __syncthreads();
-    if (lane_id() == 0) shared[warp_id()] = sum;
-    __syncthreads();
-    float total = shared[0];
-#pragma unroll
-    for (int w = 1; w < KILN_NORM_THREADS / 32; w++) total += shared[w];
-    return total;
-}
-
-__device__ inline float norm_scale(float squares, unsigned cols, float eps) {
-    return 1.0f / sqrtf(squares / (float)cols + eps);
-}
-
-}  // namespace kiln
+#include "norm.cuh"
 
 using namespace kiln;
 
@@ -61,29 +38,23 @@ extern "C" __global__ void __launch_bounds__(256) kiln_embed(const __grid_consta
     });
 }
 
-// residual += delta, normed first where the architecture says so; out = rmsnorm(residual) * norm as f32 and as int8.
-// Grid: rows; 256 threads.
+// residual_out = residual_in + delta; out = rmsnorm(residual_out) * norm as f32 and as int8. Grid: rows; 256 threads.
 extern "C" __global__ void __launch_bounds__(KILN_NORM_THREADS) kiln_norm(const __grid_constant__ KilnNormParams p) {
-    __shared__ float sums[KILN_NORM_THREADS / 32];
+    __shared__ float sums[NORM_WARPS];
     const unsigned out_row = blockIdx.x;
     if (out_row >= row_count(p.step, p.logit_rows != nullptr)) return;
     const unsigned row = p.logit_rows ? p.logit_rows[out_row] : out_row;
-    float *residual = p.residual + (size_t)row * p.cols;
-    if (p.delta) {
-        const float *delta = p.delta + (size_t)row * p.cols;
-        const float scale = p.post_norm ? norm_scale(sum_of_squares(delta, p.cols, sums), p.cols, p.eps) : 1.0f;
-        for (unsigned i = threadIdx.x; i < p.cols; i += KILN_NORM_THREADS) {
-            residual[i] += p.post_norm ? delta[i] * scale * p.post_norm[i] : delta[i];
-        }
-    }
-    // Each thread reads what it wrote itself.
-    const float scale = norm_scale(sum_of_squares(residual, p.cols, sums), p.cols, p.eps);
-    for (unsigned block = warp_id(); block < p.out.blocks; block += KILN_NORM_THREADS / 32) {
-        const unsigned i = block * KILN_BLOCK + lane_id();
-        const float x = i < p.cols ? residual[i] * scale * p.norm[i] : 0.0f;
-        p.out.values[(size_t)out_row * p.out.blocks * KILN_BLOCK + i] = x;
-        quantise_block(x, p.out, out_row, block);
-    }
+    float *residual = p.residual_out + (size_t)row * p.cols;
+    add_norm(
+        p, row, sums,
+        [&](unsigned i, float x) {
+            if (p.delta) residual[i] = x;
+        },
+        [&](unsigned i) { return residual[i]; },
+        [&](unsigned block, unsigned i, float x) {
+            p.out.values[(size_t)out_row * p.out.blocks * KILN_BLOCK + i] = x;
+            quantise_block(x, p.out, out_row, block);
+        });
 }
 
 // Int8 blocks of rows that the host wrote. Grid: rows.
@@ -103,9 +74,6 @@ extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_c
     const KilnRow info = p.rows[row];
     const unsigned lane = lane_id(), total = p.heads + 2 * p.kv_heads;
     float *x = heads[warp_id()];
-    const size_t block = p.block_tables[(size_t)info.seq * p.blocks_per_seq + info.position / p.block_tokens];
-    const unsigned slot = info.position % p.block_tokens;
-    kiln_u16 *cache = p.cache + block * p.block_stride + p.layer_offset;
     for (unsigned head = warp_id(); head < total; head += 4) {
         const unsigned part = head < p.heads ? 0 : head < p.heads + p.kv_heads ? 1 : 2;
         const unsigned index = part == 0 ? head : head - p.heads - (part == 2 ? p.kv_heads : 0);
@@ -127,13 +95,12 @@ extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_c
             for (unsigned i = lane; i < half; i += 32) {
                 const unsigned first = p.adjacent ? 2 * i : i, second = p.adjacent ? 2 * i + 1 : i + half;
                 const float a = x[first], b = x[second], c = cosines[i], s = sines[i];
-                x[first] = a * c - b * s;
-                x[second] = a * s + b * c;
+                x[first] = rotated_first(a, b, c, s);
+                x[second] = rotated_second(a, b, c, s);
             }
             __syncwarp();
         }
-        kiln_u16 *key = cache + ((size_t)index * 2 * p.block_tokens + slot) * p.head_dim;
-        kiln_u16 *kept = part == 2 ? key + (size_t)p.block_tokens * p.head_dim : key;
+        kiln_u16 *kept = part == 0 ? nullptr : cache_row(p, info, index, part == 2);
         for (unsigned i = lane; i < p.head_dim; i += 32) {
             if (part == 0) {
                 values[i] = x[i];

@@ -186,7 +186,8 @@ const _: () = {
 pub struct KilnNormParams {
     pub step: kiln_u64,
     pub logit_rows: kiln_u64,
-    pub residual: kiln_u64,
+    pub residual_in: kiln_u64,
+    pub residual_out: kiln_u64,
     pub delta: kiln_u64,
     pub post_norm: kiln_u64,
     pub norm: kiln_u64,
@@ -196,17 +197,18 @@ pub struct KilnNormParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnNormParams"][::std::mem::size_of::<KilnNormParams>() - 88usize];
+    ["Size of KilnNormParams"][::std::mem::size_of::<KilnNormParams>() - 96usize];
     ["Alignment of KilnNormParams"][::std::mem::align_of::<KilnNormParams>() - 8usize];
     ["Offset of field: KilnNormParams::step"][::std::mem::offset_of!(KilnNormParams, step) - 0usize];
     ["Offset of field: KilnNormParams::logit_rows"][::std::mem::offset_of!(KilnNormParams, logit_rows) - 8usize];
-    ["Offset of field: KilnNormParams::residual"][::std::mem::offset_of!(KilnNormParams, residual) - 16usize];
-    ["Offset of field: KilnNormParams::delta"][::std::mem::offset_of!(KilnNormParams, delta) - 24usize];
-    ["Offset of field: KilnNormParams::post_norm"][::std::mem::offset_of!(KilnNormParams, post_norm) - 32usize];
-    ["Offset of field: KilnNormParams::norm"][::std::mem::offset_of!(KilnNormParams, norm) - 40usize];
-    ["Offset of field: KilnNormParams::out"][::std::mem::offset_of!(KilnNormParams, out) - 48usize];
-    ["Offset of field: KilnNormParams::cols"][::std::mem::offset_of!(KilnNormParams, cols) - 80usize];
-    ["Offset of field: KilnNormParams::eps"][::std::mem::offset_of!(KilnNormParams, eps) - 84usize];
+    ["Offset of field: KilnNormParams::residual_in"][::std::mem::offset_of!(KilnNormParams, residual_in) - 16usize];
+    ["Offset of field: KilnNormParams::residual_out"][::std::mem::offset_of!(KilnNormParams, residual_out) - 24usize];
+    ["Offset of field: KilnNormParams::delta"][::std::mem::offset_of!(KilnNormParams, delta) - 32usize];
+    ["Offset of field: KilnNormParams::post_norm"][::std::mem::offset_of!(KilnNormParams, post_norm) - 40usize];
+    ["Offset of field: KilnNormParams::norm"][::std::mem::offset_of!(KilnNormParams, norm) - 48usize];
+    ["Offset of field: KilnNormParams::out"][::std::mem::offset_of!(KilnNormParams, out) - 56usize];
+    ["Offset of field: KilnNormParams::cols"][::std::mem::offset_of!(KilnNormParams, cols) - 88usize];
+    ["Offset of field: KilnNormParams::eps"][::std::mem::offset_of!(KilnNormParams, eps) - 92usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -222,42 +224,6 @@ const _: () = {
     ["Offset of field: KilnQuantiseParams::rows"][::std::mem::offset_of!(KilnQuantiseParams, rows) - 0usize];
     ["Offset of field: KilnQuantiseParams::cols"][::std::mem::offset_of!(KilnQuantiseParams, cols) - 32usize];
     ["Offset of field: KilnQuantiseParams::num_rows"][::std::mem::offset_of!(KilnQuantiseParams, num_rows) - 36usize];
-};
-pub const KILN_STORE: _bindgen_ty_3 = 0;
-pub const KILN_GATED_SILU: _bindgen_ty_3 = 1;
-pub const KILN_GATED_GELU: _bindgen_ty_3 = 2;
-pub type _bindgen_ty_3 = ::std::os::raw::c_uint;
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct KilnLinearParams {
-    pub matrices: [KilnMatrix; 3usize],
-    pub offsets: [kiln_u32; 3usize],
-    pub num_matrices: kiln_u32,
-    pub input: KilnActivations,
-    pub step: kiln_u64,
-    pub logit_rows: kiln_u32,
-    pub epilogue: kiln_u32,
-    pub out: kiln_u64,
-    pub out_stride: kiln_u32,
-    pub pad: kiln_u32,
-    pub gated: KilnActivations,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of KilnLinearParams"][::std::mem::size_of::<KilnLinearParams>() - 256usize];
-    ["Alignment of KilnLinearParams"][::std::mem::align_of::<KilnLinearParams>() - 8usize];
-    ["Offset of field: KilnLinearParams::matrices"][::std::mem::offset_of!(KilnLinearParams, matrices) - 0usize];
-    ["Offset of field: KilnLinearParams::offsets"][::std::mem::offset_of!(KilnLinearParams, offsets) - 144usize];
-    ["Offset of field: KilnLinearParams::num_matrices"]
-        [::std::mem::offset_of!(KilnLinearParams, num_matrices) - 156usize];
-    ["Offset of field: KilnLinearParams::input"][::std::mem::offset_of!(KilnLinearParams, input) - 160usize];
-    ["Offset of field: KilnLinearParams::step"][::std::mem::offset_of!(KilnLinearParams, step) - 192usize];
-    ["Offset of field: KilnLinearParams::logit_rows"][::std::mem::offset_of!(KilnLinearParams, logit_rows) - 200usize];
-    ["Offset of field: KilnLinearParams::epilogue"][::std::mem::offset_of!(KilnLinearParams, epilogue) - 204usize];
-    ["Offset of field: KilnLinearParams::out"][::std::mem::offset_of!(KilnLinearParams, out) - 208usize];
-    ["Offset of field: KilnLinearParams::out_stride"][::std::mem::offset_of!(KilnLinearParams, out_stride) - 216usize];
-    ["Offset of field: KilnLinearParams::pad"][::std::mem::offset_of!(KilnLinearParams, pad) - 220usize];
-    ["Offset of field: KilnLinearParams::gated"][::std::mem::offset_of!(KilnLinearParams, gated) - 224usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -314,6 +280,58 @@ const _: () = {
     ["Offset of field: KilnFinishQkvParams::adjacent"]
         [::std::mem::offset_of!(KilnFinishQkvParams, adjacent) - 136usize];
     ["Offset of field: KilnFinishQkvParams::eps"][::std::mem::offset_of!(KilnFinishQkvParams, eps) - 140usize];
+};
+pub const KILN_STORE: _bindgen_ty_3 = 0;
+pub const KILN_GATED_SILU: _bindgen_ty_3 = 1;
+pub const KILN_GATED_GELU: _bindgen_ty_3 = 2;
+pub const KILN_QKV: _bindgen_ty_3 = 3;
+pub type _bindgen_ty_3 = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnLinearParams {
+    pub matrices: [KilnMatrix; 3usize],
+    pub offsets: [kiln_u32; 3usize],
+    pub num_matrices: kiln_u32,
+    pub input: KilnActivations,
+    pub step: kiln_u64,
+    pub logit_rows: kiln_u32,
+    pub epilogue: kiln_u32,
+    pub out: kiln_u64,
+    pub out_stride: kiln_u32,
+    pub pad: kiln_u32,
+    pub gated: KilnActivations,
+    pub qkv: KilnFinishQkvParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnLinearParams"][::std::mem::size_of::<KilnLinearParams>() - 400usize];
+    ["Alignment of KilnLinearParams"][::std::mem::align_of::<KilnLinearParams>() - 8usize];
+    ["Offset of field: KilnLinearParams::matrices"][::std::mem::offset_of!(KilnLinearParams, matrices) - 0usize];
+    ["Offset of field: KilnLinearParams::offsets"][::std::mem::offset_of!(KilnLinearParams, offsets) - 144usize];
+    ["Offset of field: KilnLinearParams::num_matrices"]
+        [::std::mem::offset_of!(KilnLinearParams, num_matrices) - 156usize];
+    ["Offset of field: KilnLinearParams::input"][::std::mem::offset_of!(KilnLinearParams, input) - 160usize];
+    ["Offset of field: KilnLinearParams::step"][::std::mem::offset_of!(KilnLinearParams, step) - 192usize];
+    ["Offset of field: KilnLinearParams::logit_rows"][::std::mem::offset_of!(KilnLinearParams, logit_rows) - 200usize];
+    ["Offset of field: KilnLinearParams::epilogue"][::std::mem::offset_of!(KilnLinearParams, epilogue) - 204usize];
+    ["Offset of field: KilnLinearParams::out"][::std::mem::offset_of!(KilnLinearParams, out) - 208usize];
+    ["Offset of field: KilnLinearParams::out_stride"][::std::mem::offset_of!(KilnLinearParams, out_stride) - 216usize];
+    ["Offset of field: KilnLinearParams::pad"][::std::mem::offset_of!(KilnLinearParams, pad) - 220usize];
+    ["Offset of field: KilnLinearParams::gated"][::std::mem::offset_of!(KilnLinearParams, gated) - 224usize];
+    ["Offset of field: KilnLinearParams::qkv"][::std::mem::offset_of!(KilnLinearParams, qkv) - 256usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnFusedParams {
+    pub linear: KilnLinearParams,
+    pub norm: KilnNormParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnFusedParams"][::std::mem::size_of::<KilnFusedParams>() - 496usize];
+    ["Alignment of KilnFusedParams"][::std::mem::align_of::<KilnFusedParams>() - 8usize];
+    ["Offset of field: KilnFusedParams::linear"][::std::mem::offset_of!(KilnFusedParams, linear) - 0usize];
+    ["Offset of field: KilnFusedParams::norm"][::std::mem::offset_of!(KilnFusedParams, norm) - 400usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

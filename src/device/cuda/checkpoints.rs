@@ -29,7 +29,7 @@ impl CudaDevice {
             })?;
             return Ok(out.into_iter().map(|bits| f16::from_bits(bits).to_f32()).collect());
         }
-        let buffer = self.row_buffer(checkpoint)?;
+        let buffer = self.row_buffer(checkpoint, self.plan.work.residual_last)?;
         let rows = match checkpoint {
             Checkpoint::Logits => self.last.num_logit_rows(),
             _ => self.last.num_rows(),
@@ -61,7 +61,7 @@ impl CudaDevice {
                 Ok(())
             });
         }
-        let buffer = self.row_buffer(checkpoint)?;
+        let buffer = self.row_buffer(checkpoint, 0)?;
         let rows = match checkpoint {
             Checkpoint::Logits => batch.num_logit_rows(),
             _ => batch.num_rows(),
@@ -80,7 +80,8 @@ impl CudaDevice {
         self.gpu.launch(&self.kernels.quantise, [rows as u32, 1, 1], 256, &params)
     }
 
-    fn row_buffer(&self, checkpoint: Checkpoint) -> Result<RowBuffer, DeviceError> {
+    /// `residual`: which of the two.
+    fn row_buffer(&self, checkpoint: Checkpoint, residual: usize) -> Result<RowBuffer, DeviceError> {
         let work = &self.plan.work;
         let plain = |address, cols: usize| RowBuffer { address, stride: cols, cols };
         let activations = |rows: KilnActivations, cols: u32| RowBuffer {
@@ -89,7 +90,7 @@ impl CudaDevice {
             cols: cols as usize,
         };
         let buffer = match checkpoint {
-            Checkpoint::Residual => plain(work.residual, self.hidden_size),
+            Checkpoint::Residual => plain(work.residuals[residual], self.hidden_size),
             Checkpoint::Delta => plain(work.delta, self.hidden_size),
             Checkpoint::Query => {
                 RowBuffer { address: work.qkv, stride: work.qkv_cols as usize, cols: work.query_cols as usize }

@@ -99,6 +99,18 @@ impl Gpu {
         threads: u32,
         params: &P,
     ) -> Result<(), DeviceError> {
+        self.launch_with(kernel, grid, threads, kernel.shared_bytes, params)
+    }
+
+    /// Like `launch`, with dynamic shared memory of up to what the kernel was resolved with.
+    pub fn launch_with<P: Copy>(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), DeviceError> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -110,7 +122,7 @@ impl Gpu {
                 kernel.function,
                 grid.into(),
                 (threads, 1, 1),
-                kernel.shared_bytes,
+                shared_bytes,
                 self.stream,
                 &mut arguments,
             )

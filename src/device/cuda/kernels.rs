@@ -18,6 +18,9 @@ pub const LARGE_THREADS: u32 = 128;
 /// `sizeof(LargeShared)`: three stages of two tiles and the rows of four blocks.
 const LARGE_SHARED_BYTES: u32 = 3 * (2 * 4 * (1024 + 64) + 4 * LARGE_ROWS * (48 + 16));
 
+/// Dynamic shared memory that the fused kernel may use beside its static one, on every architecture.
+pub const FUSED_SHARED_BYTES_MAX: u32 = 88 << 10;
+
 #[derive(Debug)]
 pub struct Kernels {
     pub embed: Kernel,
@@ -27,6 +30,8 @@ pub struct Kernels {
     pub copy_blocks: Kernel,
     pub repack: Kernel,
     pub linear_small: [Kernel; 4],
+    /// For one and two rows.
+    pub linear_fused: [Kernel; 2],
     pub linear_large: Kernel,
     pub attend: [Kernel; 5],
     /// Kept loaded.
@@ -57,6 +62,10 @@ impl Kernels {
                 small.kernel("kiln_linear_small_2", 0)?,
                 small.kernel("kiln_linear_small_4", 0)?,
                 small.kernel("kiln_linear_small_8", 0)?,
+            ],
+            linear_fused: [
+                small.kernel("kiln_linear_fused_1", FUSED_SHARED_BYTES_MAX)?,
+                small.kernel("kiln_linear_fused_2", FUSED_SHARED_BYTES_MAX)?,
             ],
             linear_large: large.kernel("kiln_linear_large", LARGE_SHARED_BYTES)?,
             attend: [

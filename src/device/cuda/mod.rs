@@ -25,7 +25,7 @@ use abi::*;
 use driver::{DeviceBuffer, Gpu, PinnedBuffer};
 use inputs::StepShape;
 use kernels::{Kernels, LARGE_ROWS, LARGE_THREADS, SMALL_ROWS};
-use plan::{Launch, Plan};
+use plan::{Launch, Plan, PlannedLinear};
 
 /// The device.
 #[derive(Debug)]
@@ -92,15 +92,10 @@ impl CudaDevice {
         let (gpu, kernels, rows) = (&self.gpu, &self.kernels, shape.rows);
         match launch {
             Launch::Embed(p) => gpu.launch(&kernels.embed, [rows, 1, 1], 256, p),
-            Launch::Norm(p) => {
-                let rows = if p.logit_rows == 0 { rows } else { shape.logit_rows };
-                gpu.launch(&kernels.norm, [rows, 1, 1], KILN_NORM_THREADS, p)
+            Launch::Linear(linear) => {
+                let rows = if linear.params.linear.logit_rows == 0 { rows } else { shape.logit_rows };
+                self.launch_linear(linear, rows)
             }
-            Launch::Linear(p) => {
-                let rows = if p.logit_rows == 0 { rows } else { shape.logit_rows };
-                self.launch_linear(p, rows)
-            }
-            Launch::FinishQkv(p) => gpu.launch(&kernels.finish_qkv, [rows, 1, 1], 128, p.as_ref()),
             Launch::Attend(p, kernel) => {
                 let grid = [shape.attend_items, p.kv_heads, 1];
                 gpu.launch(&kernels.attend[*kernel], grid, KILN_ATTEND_THREADS, p.as_ref())
@@ -113,22 +108,40 @@ impl CudaDevice {
 }
 
 impl CudaDevice {
-    /// Matrix-vector for up to 8 rows, matrix-matrix above: the same bits.
-    fn launch_linear(&self, p: &KilnLinearParams, rows: u32) -> Result<(), DeviceError> {
-        let (gpu, kernels) = (&self.gpu, &self.kernels);
-        let tiles: u32 = match p.epilogue {
-            KILN_STORE => p.matrices[..p.num_matrices as usize].iter().map(|m| m.tiles).sum(),
-            _ => p.matrices[0].tiles,
-        };
-        let Some(bucket) = SMALL_ROWS.iter().position(|&n| rows <= n) else {
-            let tile_groups = if p.epilogue == KILN_STORE { tiles.div_ceil(2) } else { tiles };
-            let grid = [tile_groups, rows.div_ceil(LARGE_ROWS), 1];
-            return gpu.launch(&kernels.linear_large, grid, LARGE_THREADS, p);
+    /// One launch for one or two rows; else the norm first, then matrix-vector for up to 8 rows and matrix-matrix above: the same bits.
+    fn launch_linear(&self, linear: &PlannedLinear, rows: u32) -> Result<(), DeviceError> {
+        let (gpu, kernels, p) = (&self.gpu, &self.kernels, &linear.params.linear);
+        let gated = matches!(p.epilogue, KILN_GATED_SILU | KILN_GATED_GELU);
+        let tiles: u32 = match gated {
+            true => p.matrices[0].tiles,
+            false => p.matrices[..p.num_matrices as usize].iter().map(|m| m.tiles).sum(),
         };
         let blocks = p.matrices[0].blocks;
         let segment = blocks.div_ceil(KILN_SEGMENTS_MAX).max(KILN_SEGMENT_BLOCKS_MIN);
-        let grid = [tiles, rows.div_ceil(SMALL_ROWS[bucket]), 1];
-        gpu.launch(&kernels.linear_small[bucket], grid, 32 * blocks.div_ceil(segment), p)
+        let threads = 32 * blocks.div_ceil(segment);
+        match (rows, linear.fused_shared_bytes) {
+            (1..=2, Some((per_row, once))) => {
+                let kernel = &kernels.linear_fused[rows as usize - 1];
+                gpu.launch_with(kernel, [tiles, 1, 1], threads, rows * per_row + once, &linear.params)?;
+            }
+            _ => {
+                if linear.params.norm.norm != 0 {
+                    gpu.launch(&kernels.norm, [rows, 1, 1], KILN_NORM_THREADS, &linear.params.norm)?;
+                }
+                match SMALL_ROWS.iter().position(|&n| rows <= n) {
+                    Some(bucket) => gpu.launch(&kernels.linear_small[bucket], [tiles, 1, 1], threads, p)?,
+                    None => {
+                        let tile_groups = if gated { tiles } else { tiles.div_ceil(2) };
+                        let grid = [tile_groups, rows.div_ceil(LARGE_ROWS), 1];
+                        gpu.launch(&kernels.linear_large, grid, LARGE_THREADS, p)?;
+                    }
+                }
+            }
+        }
+        match &linear.finish {
+            Some(finish) => gpu.launch(&kernels.finish_qkv, [rows, 1, 1], 128, finish),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,35 +3,46 @@
 use std::sync::Arc;
 
 use crate::device::{DeviceError, Limits};
-use crate::model::{Activation, DeltaInput, Epilogue, LinearOp, Program, Prologue, RopePairing, StageOp};
+use crate::model::{Activation, DeltaInput, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing, StageOp};
 use crate::weights::TensorSource;
 
 use super::abi::*;
 use super::driver::{DeviceBuffer, Gpu};
 use super::inputs::StepLayout;
-use super::kernels::{HEAD_DIMS, Kernels};
+use super::kernels::{FUSED_SHARED_BYTES_MAX, HEAD_DIMS, Kernels};
 use super::upload::{WeightPlan, Weights};
 
 /// One launch of a step, but for its grid.
 #[derive(Clone, Debug)]
 pub enum Launch {
     Embed(KilnEmbedParams),
-    /// Of all rows, or of the logit rows.
-    Norm(KilnNormParams),
-    /// Gated epilogues take tile pairs.
-    Linear(Box<KilnLinearParams>),
-    FinishQkv(Box<KilnFinishQkvParams>),
+    Linear(Box<PlannedLinear>),
     /// With the index of the kernel for its head size.
     Attend(Box<KilnAttendParams>, usize),
     /// The attention outputs' int8 blocks, where heads are no whole blocks.
     QuantiseAttended(KilnQuantiseParams),
 }
 
+/// A linear and what belongs to it. For one or two rows it is one launch where [`PlannedLinear::fused_shared_bytes`] allows; for more, its
+/// norm is a launch of its own in front.
+#[derive(Clone, Debug)]
+pub struct PlannedLinear {
+    /// `params.norm.norm` is 0 if the input rows are there already.
+    pub params: KilnFusedParams,
+    /// Where the epilogue cannot do it: bias, norms and RoPE of Q, K and V.
+    pub finish: Option<KilnFinishQkvParams>,
+    /// Dynamic shared memory per row of the fused kernel, and once; `None` if a matrix holds floats.
+    pub fused_shared_bytes: Option<(u32, u32)>,
+}
+
 /// Everything that a step works in; allocated once, cleared once.
 #[derive(Debug)]
 pub struct Workspace {
     pub buffer: DeviceBuffer,
-    pub residual: u64,
+    /// Additions go from one to the other.
+    pub residuals: [u64; 2],
+    /// Which of them the program's last addition leaves.
+    pub residual_last: usize,
     pub delta: u64,
     pub qkv: u64,
     pub logits: u64,
@@ -91,7 +102,7 @@ impl Plan {
         let layout = StepLayout::new(program, limits, gpu.sm_count);
         let inputs = DeviceBuffer::zeroed(gpu, "step inputs", layout.bytes, "--ubatch-size")?;
         let kv = kv_arena(gpu, program, limits)?;
-        let work = workspace(gpu, program, limits, &layout)?;
+        let mut work = workspace(gpu, program, limits, &layout)?;
         let mut builder = Builder {
             program,
             limits,
@@ -101,8 +112,10 @@ impl Plan {
             inputs: &inputs,
             kv: &kv,
             work: &work,
+            residual: 0,
         };
         let launches = builder.launches();
+        work.residual_last = builder.residual;
         Ok(Plan { launches, weights, work, kv, inputs, layout })
     }
 }
@@ -233,7 +246,7 @@ fn workspace(
         let scales = rows * blocks * size_of::<KilnActivationScale>() as u64;
         (take(4 * rows * blocks * 32), take(rows * blocks * 32), take(scales), blocks as u32)
     };
-    let residual = take(4 * rows * u64::from(program.hidden_size));
+    let residuals = [(); 2].map(|()| take(4 * rows * u64::from(program.hidden_size)));
     let delta = take(4 * rows * u64::from(program.hidden_size));
     let qkv = take(4 * rows * u64::from(qkv_max));
     let logits = take(4 * logit_rows * u64::from(program.vocab_size));
@@ -252,7 +265,8 @@ fn workspace(
         pad: 0,
     };
     Ok(Workspace {
-        residual: base + residual,
+        residuals: residuals.map(|offset| base + offset),
+        residual_last: 0,
         delta: base + delta,
         qkv: base + qkv,
         logits: base + logits,
@@ -269,6 +283,41 @@ fn workspace(
     })
 }
 
+const NO_ACTIVATIONS: KilnActivations = KilnActivations { values: 0, quants: 0, scales: 0, blocks: 0, pad: 0 };
+const NO_NORM: KilnNormParams = KilnNormParams {
+    step: 0,
+    logit_rows: 0,
+    residual_in: 0,
+    residual_out: 0,
+    delta: 0,
+    post_norm: 0,
+    norm: 0,
+    out: NO_ACTIVATIONS,
+    cols: 0,
+    eps: 0.0,
+};
+const NO_QKV: KilnFinishQkvParams = KilnFinishQkvParams {
+    step: 0,
+    rows: 0,
+    block_tables: 0,
+    qkv: 0,
+    biases: [0; 3],
+    norms: [0; 2],
+    cosines: 0,
+    sines: 0,
+    cache: 0,
+    block_stride: 0,
+    layer_offset: 0,
+    blocks_per_seq: 0,
+    block_tokens: 0,
+    heads: 0,
+    kv_heads: 0,
+    head_dim: 0,
+    rotary_dims: 0,
+    adjacent: 0,
+    eps: 0.0,
+};
+
 struct Builder<'a> {
     program: &'a Program,
     limits: &'a Limits,
@@ -278,6 +327,8 @@ struct Builder<'a> {
     inputs: &'a DeviceBuffer,
     kv: &'a KvArena,
     work: &'a Workspace,
+    /// Which residual is the current one.
+    residual: usize,
 }
 
 /// The same rows with another width.
@@ -303,7 +354,7 @@ impl Builder<'_> {
                     step: self.step(),
                     rows: self.at(self.layout.rows),
                     last_sampled: self.at(self.layout.last_sampled),
-                    residual: self.work.residual,
+                    residual: self.work.residuals[self.residual],
                     cols: op.table.cols,
                     scale: op.scale,
                 })),
@@ -314,28 +365,31 @@ impl Builder<'_> {
         launches
     }
 
-    fn linear(&self, op: &LinearOp, launches: &mut Vec<Launch>) {
+    fn linear(&mut self, op: &LinearOp, launches: &mut Vec<Launch>) {
         let of_logits = matches!(op.epilogue, Epilogue::Logits);
+        let mut norm = NO_NORM;
         let input = match &op.prologue {
             Prologue::AttendOutput => with_cols(self.work.attended, op.cols()),
             Prologue::GatedOutput => with_cols(self.work.gated, op.cols()),
-            Prologue::AddNorm { delta, norm, norm_eps } => {
-                let out = with_cols(self.work.normed, op.cols());
-                launches.push(Launch::Norm(KilnNormParams {
+            Prologue::AddNorm { delta, norm: weights, norm_eps } => {
+                let residual_in = self.work.residuals[self.residual];
+                self.residual ^= usize::from(!matches!(delta, DeltaInput::None));
+                norm = KilnNormParams {
                     step: self.step(),
                     logit_rows: if of_logits { self.at(self.layout.logit_rows) } else { 0 },
-                    residual: self.work.residual,
+                    residual_in,
+                    residual_out: self.work.residuals[self.residual],
                     delta: if matches!(delta, DeltaInput::None) { 0 } else { self.work.delta },
                     post_norm: match delta {
                         DeltaInput::PostNormed(norm) => self.weights.vector(norm),
                         _ => 0,
                     },
-                    norm: self.weights.vector(norm),
-                    out,
+                    norm: self.weights.vector(weights),
+                    out: with_cols(self.work.normed, op.cols()),
                     cols: op.cols(),
                     eps: *norm_eps,
-                }));
-                out
+                };
+                norm.out
             }
         };
         let mut offsets = [0; 3];
@@ -345,14 +399,24 @@ impl Builder<'_> {
             (matrices[i], offsets[i]) = (self.weights.matrix(matrix), offset);
             offset += matrix.rows;
         }
+        let (mut qkv, mut finish) = (NO_QKV, None);
         let (out, out_stride, epilogue) = match &op.epilogue {
-            Epilogue::Qkv(_) => (self.work.qkv, op.rows(), KILN_STORE),
+            Epilogue::Qkv(e) => {
+                let params = self.finish_qkv(op.layer, e);
+                // Pairs must be neighbours in a tile, and a norm needs the whole head.
+                let fuses = params.adjacent != 0 && params.norms == [0; 2] && params.head_dim.is_multiple_of(2);
+                match fuses {
+                    true => qkv = params,
+                    false => finish = Some(params),
+                }
+                (self.work.qkv, op.rows(), if fuses { KILN_QKV } else { KILN_STORE })
+            }
             Epilogue::Delta => (self.work.delta, op.rows(), KILN_STORE),
             Epilogue::Logits => (self.work.logits, op.rows(), KILN_STORE),
             Epilogue::Gated(Activation::Silu) => (0, 0, KILN_GATED_SILU),
             Epilogue::Gated(Activation::GeluTanh) => (0, 0, KILN_GATED_GELU),
         };
-        launches.push(Launch::Linear(Box::new(KilnLinearParams {
+        let linear = KilnLinearParams {
             matrices,
             offsets,
             num_matrices: op.weights.len() as u32,
@@ -364,31 +428,41 @@ impl Builder<'_> {
             out_stride,
             pad: 0,
             gated: with_cols(self.work.gated, op.rows() / 2),
+            qkv,
+        };
+        let integers = op.weights.iter().all(|matrix| matrix.dtype.is_quantised());
+        let per_row = input.blocks * (KILN_BLOCK + size_of::<KilnActivationScale>() as u32);
+        let once = if norm.norm == 0 { 0 } else { input.blocks * KILN_BLOCK * 4 };
+        launches.push(Launch::Linear(Box::new(PlannedLinear {
+            params: KilnFusedParams { linear, norm },
+            finish,
+            fused_shared_bytes: (integers && 2 * per_row + once <= FUSED_SHARED_BYTES_MAX).then_some((per_row, once)),
         })));
-        if let Epilogue::Qkv(e) = &op.epilogue {
-            let table = &self.program.rope_tables[e.rope];
-            let (cosines, sines) = self.ropes[e.rope];
-            launches.push(Launch::FinishQkv(Box::new(KilnFinishQkvParams {
-                step: self.step(),
-                rows: self.at(self.layout.rows),
-                block_tables: self.at(self.layout.block_tables),
-                qkv: self.work.qkv,
-                biases: [&e.q_bias, &e.k_bias, &e.v_bias].map(|b| self.weights.optional(b)),
-                norms: [&e.q_norm, &e.k_norm].map(|n| self.weights.optional(n)),
-                cosines: self.weights.table(cosines),
-                sines: self.weights.table(sines),
-                cache: self.kv.buffer.address(),
-                block_stride: self.kv.block_stride,
-                layer_offset: self.layer_offset(op.layer),
-                blocks_per_seq: self.layout.blocks_per_seq,
-                block_tokens: self.limits.block_tokens,
-                heads: e.num_heads,
-                kv_heads: e.num_kv_heads,
-                head_dim: e.head_dim,
-                rotary_dims: 2 * table.inv_freq.len() as u32,
-                adjacent: (table.pairing == RopePairing::Adjacent).into(),
-                eps: e.norm_eps,
-            })));
+    }
+
+    fn finish_qkv(&self, layer: u32, e: &QkvEpilogue) -> KilnFinishQkvParams {
+        let table = &self.program.rope_tables[e.rope];
+        let (cosines, sines) = self.ropes[e.rope];
+        KilnFinishQkvParams {
+            step: self.step(),
+            rows: self.at(self.layout.rows),
+            block_tables: self.at(self.layout.block_tables),
+            qkv: self.work.qkv,
+            biases: [&e.q_bias, &e.k_bias, &e.v_bias].map(|b| self.weights.optional(b)),
+            norms: [&e.q_norm, &e.k_norm].map(|n| self.weights.optional(n)),
+            cosines: self.weights.table(cosines),
+            sines: self.weights.table(sines),
+            cache: self.kv.buffer.address(),
+            block_stride: self.kv.block_stride,
+            layer_offset: self.layer_offset(layer),
+            blocks_per_seq: self.layout.blocks_per_seq,
+            block_tokens: self.limits.block_tokens,
+            heads: e.num_heads,
+            kv_heads: e.num_kv_heads,
+            head_dim: e.head_dim,
+            rotary_dims: 2 * table.inv_freq.len() as u32,
+            adjacent: (table.pairing == RopePairing::Adjacent).into(),
+            eps: e.norm_eps,
         }
     }
 

@@ -1,0 +1,66 @@
+// RMSNorm and RoPE: one function each, wherever they are fused, so that their bits are the same everywhere.
+#pragma once
+
+#include "common.cuh"
+
+namespace kiln {
+
+constexpr unsigned NORM_WARPS = KILN_NORM_THREADS / 32;
+
+// The sum of squares of element(0) .. element(cols - 1), the same bits for every number of threads: 256 partial sums, of elements
+// j, j + 256, ... in order; butterflies of 32 neighbours; eight sums in order. `shared` holds 8 floats. All threads of the CTA must call.
+template <typename Element> __device__ inline float sum_of_squares(unsigned cols, float *shared, Element &&element) {
+    __syncthreads();
+    for (unsigned w = warp_id(); w < NORM_WARPS; w += blockDim.x / 32) {
+        float sum = 0.0f;
+        for (unsigned i = 32 * w + lane_id(); i < cols; i += KILN_NORM_THREADS) {
+            const float x = element(i);
+            sum = fmaf(x, x, sum);
+        }
+        sum = warp_sum(sum);
+        if (lane_id() == 0) shared[w] = sum;
+    }
+    __syncthreads();
+    float total = shared[0];
+#pragma unroll
+    for (int w = 1; w < NORM_WARPS; w++) total += shared[w];
+    return total;
+}
+
+__device__ inline float norm_scale(float squares, unsigned cols, float eps) { return 1.0f / sqrtf(squares / (float)cols + eps); }
+
+// A row's new residual and its norm: calls sum(i, x) with every element of residual + delta, then block(b, i, x) with the normed elements of
+// block b, lane by lane (zeros beyond the columns). Each thread gets back the elements that it summed.
+template <typename Read, typename Sum, typename Block>
+__device__ inline void add_norm(const KilnNormParams &p, unsigned row, float *shared, Sum &&put, Read &&get, Block &&block) {
+    const float *residual = p.residual_in + (size_t)row * p.cols, *delta = p.delta ? p.delta + (size_t)row * p.cols : nullptr;
+    float scale = 1.0f;
+    if (delta && p.post_norm) scale = norm_scale(sum_of_squares(p.cols, shared, [&](unsigned i) { return delta[i]; }), p.cols, p.eps);
+    const float squares = sum_of_squares(p.cols, shared, [&](unsigned i) {
+        float x = residual[i];
+        if (delta) x += p.post_norm ? delta[i] * scale * p.post_norm[i] : delta[i];
+        put(i, x);
+        return x;
+    });
+    scale = norm_scale(squares, p.cols, p.eps);
+    const unsigned blocks = (p.cols + KILN_BLOCK - 1) / KILN_BLOCK;
+    for (unsigned w = warp_id(); w < NORM_WARPS; w += blockDim.x / 32) {
+        for (unsigned b = w; b < blocks; b += NORM_WARPS) {
+            const unsigned i = b * KILN_BLOCK + lane_id();
+            block(b, i, i < p.cols ? get(i) * scale * p.norm[i] : 0.0f);
+        }
+    }
+}
+
+// Turns the pair (a, b) by an angle.
+__device__ inline float rotated_first(float a, float b, float cosine, float sine) { return a * cosine - b * sine; }
+__device__ inline float rotated_second(float a, float b, float cosine, float sine) { return a * sine + b * cosine; }
+
+// Where the cache keeps the key (or value) of a row and KV head.
+__device__ inline kiln_u16 *cache_row(const KilnFinishQkvParams &p, const KilnRow &row, unsigned kv_head, bool value) {
+    const size_t block = p.block_tables[(size_t)row.seq * p.blocks_per_seq + row.position / p.block_tokens];
+    const size_t token = (size_t)(2 * kv_head + (value ? 1 : 0)) * p.block_tokens + row.position % p.block_tokens;
+    return p.cache + block * p.block_stride + p.layer_offset + token * p.head_dim;
+}
+
+}  // namespace kiln
