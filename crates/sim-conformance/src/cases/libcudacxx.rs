@@ -12,6 +12,11 @@ const fn case(
     Case { name, code, package: "nvidia-cuda-cccl (libcu++)", checks, exercises }
 }
 
+const fn ptx(name: &'static str, checks: &'static str, exercises: &'static [&'static str]) -> Case {
+    let code = DeviceCode::Cuda { file: "cuda_ptx.cu", arch: "sm_90a" };
+    Case { name, code, package: "nvidia-cuda-cccl (cuda::ptx)", checks, exercises }
+}
+
 pub const CASES: &[Case] = &[
     case(
         "sm_80",
@@ -72,4 +77,10 @@ pub const CASES: &[Case] = &[
     case("sm_80", "cuda_std_complex", "a Fourier transform of 128 points", &["brev.b32", "fma.rn.f32"]),
     case("sm_80", "cuda_std_containers", "span, mdspan, array, tuple, optional, variant, algorithms", &["rem.u32"]),
     case("sm_80", "cuda_std_bit", "the functions of <bit>", &["popc.b64", "clz.b64", "shf.r.wrap", "prmt.b32"]),
+    ptx(
+        "cuda_ptx_mbarrier",
+        "values handed over phase by phase, by parity",
+        &["mbarrier.init", "mbarrier.try_wait.parity", "fence.mbarrier_init"],
+    ),
+    ptx("cuda_ptx_bits", "bit fields, permutes, shuffles, elect", &["bmsk.clamp", "prmt", "elect.sync", "bfind"]),
 ];
