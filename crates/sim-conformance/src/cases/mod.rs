@@ -2,6 +2,7 @@
 
 mod cooperative_groups;
 mod cub;
+mod cute_tiles;
 mod cutlass;
 mod language;
 mod libcudacxx;
@@ -10,5 +11,12 @@ mod wmma;
 use crate::case::Case;
 
 /// In the order of the table.
-pub const FAMILIES: &[&[Case]] =
-    &[cub::CASES, cooperative_groups::CASES, libcudacxx::CASES, language::CASES, wmma::CASES, cutlass::CASES];
+pub const FAMILIES: &[&[Case]] = &[
+    cub::CASES,
+    cooperative_groups::CASES,
+    libcudacxx::CASES,
+    language::CASES,
+    wmma::CASES,
+    cutlass::CASES,
+    cute_tiles::CASES,
+];
