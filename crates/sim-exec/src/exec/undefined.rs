@@ -1,9 +1,9 @@
 //! Values that derive from bytes which nothing has written.
 //!
 //! Reading such bytes is no mistake yet: a vector load covers the padding of a struct, a merge reads one element past its end
-//! and then does not select it. It is one when the value decides something: a branch, an address, what another lane learns,
-//! what a matrix product or global memory holds. So each lane of a register or predicate that holds such a value remembers
-//! where it was read, arithmetic passes that on, and the finding names the read (the method of Memcheck: Seward and
+//! and then does not select it, a matrix product has rows that nobody stores. It is one when the value decides something: a
+//! branch, an address, what another lane learns, what global memory holds. So each lane of a register or predicate that holds
+//! such a value remembers where it was read, arithmetic passes that on, and the finding names the read (the method of Memcheck: Seward and
 //! Nethercote, 2005; with lanes of registers in place of bits).
 
 use std::collections::HashMap;
