@@ -35,6 +35,15 @@ enum {
     KILN_ATTEND_THREADS = 128,
     KILN_MATRICES_MAX = 3,
     KILN_HEAD_DIM_MAX = 256,
+    KILN_SAMPLE_THREADS = 512,
+    /* Logits that one CTA of the sampler keeps in shared memory: what it aims at, and at most. */
+    KILN_SAMPLE_SLICE = 8192,
+    KILN_SAMPLE_SLICE_MAX = 16384,
+    /* Bins of a radix digit of selection. */
+    KILN_SAMPLE_BINS = 2048,
+    /* Logit biases of a slot, and most likely tokens that a row can report. */
+    KILN_BIASES_MAX = 1024,
+    KILN_TOP_MAX = 128,
 };
 
 /* How 32 weights of a row become integers, a scale and a minimum (src/weights/blocks.rs). */
@@ -110,7 +119,11 @@ struct KilnStep {
     kiln_u32 num_rows;
     kiln_u32 num_logit_rows;
     kiln_u32 num_attend_items;
-    kiln_u32 num_sample_rows;
+    /* Chains of sample rows. */
+    kiln_u32 num_sample_chains;
+    /* Which of the two result buffers. */
+    kiln_u32 results;
+    kiln_u32 pad;
 };
 
 /* Up to 16 (token, head of the group) pairs of one sequence over some segments of its keys; every KV head does each item. */
@@ -136,8 +149,8 @@ struct KilnEmbedParams {
     struct KilnMatrix table;
     KILN_DEVICE(const struct KilnStep) step;
     KILN_DEVICE(const struct KilnRow) rows;
-    /* [slot] */
-    KILN_DEVICE(const kiln_u32) last_sampled;
+    /* [slot]: the token is the low word. */
+    KILN_DEVICE(const kiln_u64) last_sampled;
     KILN_DEVICE(float) residual;
     kiln_u32 cols;
     float scale;
@@ -264,6 +277,153 @@ struct KilnRepackParams {
     kiln_u32 cols;
     kiln_u32 pad;
     struct KilnMatrix matrix;
+};
+
+/* How often a token occurred in a slot's prompt and output. */
+struct KilnCounts {
+    kiln_u32 prompt;
+    kiln_u32 output;
+};
+
+struct KilnBias {
+    kiln_u32 id;
+    float bias;
+};
+
+/* What the sampler knows of sequences. */
+struct KilnSlots {
+    /* [slot]: the sample row's order above the token, so that the newest row's token is the maximum. */
+    KILN_DEVICE(kiln_u64) last_sampled;
+    /* [slot][vocab_size] */
+    KILN_DEVICE(struct KilnCounts) counts;
+    /* [slot][mask_words]: bits of the ids that are masked before the minimum length. */
+    KILN_DEVICE(kiln_u32) masks;
+    /* [slot][KILN_BIASES_MAX], by id; those of one id are added in order. */
+    KILN_DEVICE(struct KilnBias) biases;
+    /* [slot] */
+    KILN_DEVICE(kiln_u32) num_biases;
+    kiln_u32 vocab_size;
+    kiln_u32 mask_words;
+};
+
+/* Some of what a slot starts with. Starts are in words, their data in the same buffer. */
+struct KilnStart {
+    kiln_u32 slot;
+    /* Everything is cleared first. */
+    kiln_u32 is_first;
+    kiln_u32 last_sampled;
+    /* Words from the buffer's start; ids of prompt, output, masks, and (id, bias) pairs. */
+    kiln_u32 prompt_start;
+    kiln_u32 prompt_count;
+    kiln_u32 output_start;
+    kiln_u32 output_count;
+    kiln_u32 mask_start;
+    kiln_u32 mask_count;
+    kiln_u32 bias_start;
+    kiln_u32 bias_count;
+    kiln_u32 pad;
+};
+
+/* One CTA per start; every slot occurs once. */
+struct KilnStartParams {
+    struct KilnSlots slots;
+    KILN_DEVICE(const struct KilnStart) starts;
+    KILN_DEVICE(const kiln_u32) words;
+};
+
+enum { KILN_GREEDY = 0, KILN_DRAW = 1, KILN_FORCED = 2 };
+
+/* Flags of a sample row. */
+enum {
+    KILN_SAMPLE_PENALTIES = 1,
+    KILN_SAMPLE_PENALISE_PROMPT = 2,
+    KILN_SAMPLE_MASKS = 4,
+    KILN_SAMPLE_LOGPROBS = 8,
+};
+
+/* src/device/sampler/mod.rs, SampleRow. Rows 0..num_sample_chains start chains; rows of a chain are of one slot and see each other's
+ * counts. */
+struct KilnSampleRow {
+    kiln_u32 logit_row;
+    kiln_u32 slot;
+    kiln_u32 choice;
+    kiln_u32 flags;
+    float presence_penalty;
+    float frequency_penalty;
+    float repetition_penalty;
+    float temperature;
+    /* Q32 */
+    kiln_u64 top_p;
+    kiln_u64 min_mass;
+    kiln_u64 random;
+    kiln_u32 top_k;
+    kiln_u32 forced;
+    /* Counts the slot's sample rows from 1. */
+    kiln_u32 order;
+    /* The next row of the chain, or KILN_NO_ROW. */
+    kiln_u32 next;
+    /* Index of the row's result. */
+    kiln_u32 result;
+    /* Most likely tokens to report, and where. */
+    kiln_u32 top_start;
+    kiln_u32 top_count;
+    kiln_u32 pad;
+};
+
+#define KILN_NO_ROW 0xffffffffu
+
+enum { KILN_SAMPLED = 0, KILN_NOT_FINITE = 1, KILN_ALL_MASKED = 2 };
+
+/* What the host gets of a sample row. It finishes the logarithms. */
+struct KilnSampled {
+    kiln_u32 status;
+    kiln_u32 token;
+    /* Of the raw logits; the rest only if log-probabilities are asked for. */
+    float max;
+    float logit;
+    kiln_u64 total_mass;
+};
+
+struct KilnTop {
+    kiln_u32 id;
+    float logit;
+};
+
+/* What the CTAs of a sample row share; zero between launches, but for the generation. */
+struct KilnSampleState {
+    /* Rank of the best processed logit: its order-preserving key above its complemented id. */
+    kiln_u64 best;
+    /* Masses: of what top-p is a share of, and of the raw logits. */
+    kiln_u64 total;
+    kiln_u64 raw_total;
+    kiln_u32 raw_max;
+    kiln_u32 not_finite;
+    kiln_u32 chosen;
+    kiln_u32 num_top;
+    kiln_u32 arrivals;
+    kiln_u32 generation;
+};
+
+/* Grid: {CTAs of a row, rows at a time}, all resident. */
+struct KilnSampleParams {
+    KILN_DEVICE(const struct KilnStep) step;
+    KILN_DEVICE(const struct KilnSampleRow) rows;
+    /* [logit row][vocab_size] */
+    KILN_DEVICE(const float) logits;
+    struct KilnSlots slots;
+    /* [sample row] */
+    KILN_DEVICE(struct KilnSampleState) states;
+    /* [sample row][CTA] */
+    KILN_DEVICE(kiln_u64) sums;
+    /* [row at a time][3][KILN_SAMPLE_BINS], zero between launches. */
+    KILN_DEVICE(kiln_u32) bin_counts;
+    KILN_DEVICE(kiln_u64) bin_masses;
+    /* The host's memory: two buffers of results and of most likely tokens. */
+    KILN_DEVICE(struct KilnSampled) results[2];
+    KILN_DEVICE(struct KilnTop) top[2];
+    /* Logits per CTA. */
+    kiln_u32 slice;
+    kiln_u32 pad;
 };
 
 struct KilnCopyBlocksParams {

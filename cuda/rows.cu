@@ -12,7 +12,7 @@ extern "C" __global__ void __launch_bounds__(256) kiln_embed(const __grid_consta
     const unsigned row = blockIdx.x;
     if (row >= p.step->num_rows) return;
     unsigned token = p.rows[row].token;
-    if (token & KILN_LAST_SAMPLED) token = p.last_sampled[token & ~KILN_LAST_SAMPLED];
+    if (token & KILN_LAST_SAMPLED) token = (unsigned)p.last_sampled[token & ~KILN_LAST_SAMPLED];
     const unsigned tile = token / KILN_TILE_ROWS, lane = token % KILN_TILE_ROWS;
     float *out = p.residual + (size_t)row * p.cols;
     dispatch_format(p.table.format, [&](auto format) {

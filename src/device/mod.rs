@@ -74,7 +74,7 @@ pub trait Device: Send {
     /// Copies cache blocks, after all queued steps and before later ones.
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), DeviceError>;
 
-    /// Reads a checkpoint of the last collected step.
+    /// Reads a checkpoint of the last collected step. It may be gone once a later one has been submitted.
     fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError>;
 
     /// Sets what `batch`, which must be the next to be submitted, starts from: how tests feed programs of single stages.

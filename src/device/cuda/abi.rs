@@ -4,6 +4,7 @@
 #![allow(missing_docs, non_camel_case_types, dead_code)]
 
 pub const KILN_LAST_SAMPLED: u32 = 2147483648;
+pub const KILN_NO_ROW: u32 = 4294967295;
 pub type kiln_u8 = ::std::os::raw::c_uchar;
 pub type kiln_i8 = ::std::os::raw::c_schar;
 pub type kiln_u16 = ::std::os::raw::c_ushort;
@@ -20,6 +21,12 @@ pub const KILN_NORM_THREADS: _bindgen_ty_1 = 256;
 pub const KILN_ATTEND_THREADS: _bindgen_ty_1 = 128;
 pub const KILN_MATRICES_MAX: _bindgen_ty_1 = 3;
 pub const KILN_HEAD_DIM_MAX: _bindgen_ty_1 = 256;
+pub const KILN_SAMPLE_THREADS: _bindgen_ty_1 = 512;
+pub const KILN_SAMPLE_SLICE: _bindgen_ty_1 = 8192;
+pub const KILN_SAMPLE_SLICE_MAX: _bindgen_ty_1 = 16384;
+pub const KILN_SAMPLE_BINS: _bindgen_ty_1 = 2048;
+pub const KILN_BIASES_MAX: _bindgen_ty_1 = 1024;
+pub const KILN_TOP_MAX: _bindgen_ty_1 = 128;
 pub type _bindgen_ty_1 = ::std::os::raw::c_uint;
 pub const KILN_Q4_0: _bindgen_ty_2 = 0;
 pub const KILN_Q4_1: _bindgen_ty_2 = 1;
@@ -118,16 +125,20 @@ pub struct KilnStep {
     pub num_rows: kiln_u32,
     pub num_logit_rows: kiln_u32,
     pub num_attend_items: kiln_u32,
-    pub num_sample_rows: kiln_u32,
+    pub num_sample_chains: kiln_u32,
+    pub results: kiln_u32,
+    pub pad: kiln_u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnStep"][::std::mem::size_of::<KilnStep>() - 16usize];
+    ["Size of KilnStep"][::std::mem::size_of::<KilnStep>() - 24usize];
     ["Alignment of KilnStep"][::std::mem::align_of::<KilnStep>() - 4usize];
     ["Offset of field: KilnStep::num_rows"][::std::mem::offset_of!(KilnStep, num_rows) - 0usize];
     ["Offset of field: KilnStep::num_logit_rows"][::std::mem::offset_of!(KilnStep, num_logit_rows) - 4usize];
     ["Offset of field: KilnStep::num_attend_items"][::std::mem::offset_of!(KilnStep, num_attend_items) - 8usize];
-    ["Offset of field: KilnStep::num_sample_rows"][::std::mem::offset_of!(KilnStep, num_sample_rows) - 12usize];
+    ["Offset of field: KilnStep::num_sample_chains"][::std::mem::offset_of!(KilnStep, num_sample_chains) - 12usize];
+    ["Offset of field: KilnStep::results"][::std::mem::offset_of!(KilnStep, results) - 16usize];
+    ["Offset of field: KilnStep::pad"][::std::mem::offset_of!(KilnStep, pad) - 20usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -410,6 +421,258 @@ const _: () = {
     ["Offset of field: KilnRepackParams::cols"][::std::mem::offset_of!(KilnRepackParams, cols) - 24usize];
     ["Offset of field: KilnRepackParams::pad"][::std::mem::offset_of!(KilnRepackParams, pad) - 28usize];
     ["Offset of field: KilnRepackParams::matrix"][::std::mem::offset_of!(KilnRepackParams, matrix) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnCounts {
+    pub prompt: kiln_u32,
+    pub output: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnCounts"][::std::mem::size_of::<KilnCounts>() - 8usize];
+    ["Alignment of KilnCounts"][::std::mem::align_of::<KilnCounts>() - 4usize];
+    ["Offset of field: KilnCounts::prompt"][::std::mem::offset_of!(KilnCounts, prompt) - 0usize];
+    ["Offset of field: KilnCounts::output"][::std::mem::offset_of!(KilnCounts, output) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnBias {
+    pub id: kiln_u32,
+    pub bias: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnBias"][::std::mem::size_of::<KilnBias>() - 8usize];
+    ["Alignment of KilnBias"][::std::mem::align_of::<KilnBias>() - 4usize];
+    ["Offset of field: KilnBias::id"][::std::mem::offset_of!(KilnBias, id) - 0usize];
+    ["Offset of field: KilnBias::bias"][::std::mem::offset_of!(KilnBias, bias) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnSlots {
+    pub last_sampled: kiln_u64,
+    pub counts: kiln_u64,
+    pub masks: kiln_u64,
+    pub biases: kiln_u64,
+    pub num_biases: kiln_u64,
+    pub vocab_size: kiln_u32,
+    pub mask_words: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnSlots"][::std::mem::size_of::<KilnSlots>() - 48usize];
+    ["Alignment of KilnSlots"][::std::mem::align_of::<KilnSlots>() - 8usize];
+    ["Offset of field: KilnSlots::last_sampled"][::std::mem::offset_of!(KilnSlots, last_sampled) - 0usize];
+    ["Offset of field: KilnSlots::counts"][::std::mem::offset_of!(KilnSlots, counts) - 8usize];
+    ["Offset of field: KilnSlots::masks"][::std::mem::offset_of!(KilnSlots, masks) - 16usize];
+    ["Offset of field: KilnSlots::biases"][::std::mem::offset_of!(KilnSlots, biases) - 24usize];
+    ["Offset of field: KilnSlots::num_biases"][::std::mem::offset_of!(KilnSlots, num_biases) - 32usize];
+    ["Offset of field: KilnSlots::vocab_size"][::std::mem::offset_of!(KilnSlots, vocab_size) - 40usize];
+    ["Offset of field: KilnSlots::mask_words"][::std::mem::offset_of!(KilnSlots, mask_words) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnStart {
+    pub slot: kiln_u32,
+    pub is_first: kiln_u32,
+    pub last_sampled: kiln_u32,
+    pub prompt_start: kiln_u32,
+    pub prompt_count: kiln_u32,
+    pub output_start: kiln_u32,
+    pub output_count: kiln_u32,
+    pub mask_start: kiln_u32,
+    pub mask_count: kiln_u32,
+    pub bias_start: kiln_u32,
+    pub bias_count: kiln_u32,
+    pub pad: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnStart"][::std::mem::size_of::<KilnStart>() - 48usize];
+    ["Alignment of KilnStart"][::std::mem::align_of::<KilnStart>() - 4usize];
+    ["Offset of field: KilnStart::slot"][::std::mem::offset_of!(KilnStart, slot) - 0usize];
+    ["Offset of field: KilnStart::is_first"][::std::mem::offset_of!(KilnStart, is_first) - 4usize];
+    ["Offset of field: KilnStart::last_sampled"][::std::mem::offset_of!(KilnStart, last_sampled) - 8usize];
+    ["Offset of field: KilnStart::prompt_start"][::std::mem::offset_of!(KilnStart, prompt_start) - 12usize];
+    ["Offset of field: KilnStart::prompt_count"][::std::mem::offset_of!(KilnStart, prompt_count) - 16usize];
+    ["Offset of field: KilnStart::output_start"][::std::mem::offset_of!(KilnStart, output_start) - 20usize];
+    ["Offset of field: KilnStart::output_count"][::std::mem::offset_of!(KilnStart, output_count) - 24usize];
+    ["Offset of field: KilnStart::mask_start"][::std::mem::offset_of!(KilnStart, mask_start) - 28usize];
+    ["Offset of field: KilnStart::mask_count"][::std::mem::offset_of!(KilnStart, mask_count) - 32usize];
+    ["Offset of field: KilnStart::bias_start"][::std::mem::offset_of!(KilnStart, bias_start) - 36usize];
+    ["Offset of field: KilnStart::bias_count"][::std::mem::offset_of!(KilnStart, bias_count) - 40usize];
+    ["Offset of field: KilnStart::pad"][::std::mem::offset_of!(KilnStart, pad) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnStartParams {
+    pub slots: KilnSlots,
+    pub starts: kiln_u64,
+    pub words: kiln_u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnStartParams"][::std::mem::size_of::<KilnStartParams>() - 64usize];
+    ["Alignment of KilnStartParams"][::std::mem::align_of::<KilnStartParams>() - 8usize];
+    ["Offset of field: KilnStartParams::slots"][::std::mem::offset_of!(KilnStartParams, slots) - 0usize];
+    ["Offset of field: KilnStartParams::starts"][::std::mem::offset_of!(KilnStartParams, starts) - 48usize];
+    ["Offset of field: KilnStartParams::words"][::std::mem::offset_of!(KilnStartParams, words) - 56usize];
+};
+pub const KILN_GREEDY: _bindgen_ty_4 = 0;
+pub const KILN_DRAW: _bindgen_ty_4 = 1;
+pub const KILN_FORCED: _bindgen_ty_4 = 2;
+pub type _bindgen_ty_4 = ::std::os::raw::c_uint;
+pub const KILN_SAMPLE_PENALTIES: _bindgen_ty_5 = 1;
+pub const KILN_SAMPLE_PENALISE_PROMPT: _bindgen_ty_5 = 2;
+pub const KILN_SAMPLE_MASKS: _bindgen_ty_5 = 4;
+pub const KILN_SAMPLE_LOGPROBS: _bindgen_ty_5 = 8;
+pub type _bindgen_ty_5 = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnSampleRow {
+    pub logit_row: kiln_u32,
+    pub slot: kiln_u32,
+    pub choice: kiln_u32,
+    pub flags: kiln_u32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub repetition_penalty: f32,
+    pub temperature: f32,
+    pub top_p: kiln_u64,
+    pub min_mass: kiln_u64,
+    pub random: kiln_u64,
+    pub top_k: kiln_u32,
+    pub forced: kiln_u32,
+    pub order: kiln_u32,
+    pub next: kiln_u32,
+    pub result: kiln_u32,
+    pub top_start: kiln_u32,
+    pub top_count: kiln_u32,
+    pub pad: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnSampleRow"][::std::mem::size_of::<KilnSampleRow>() - 88usize];
+    ["Alignment of KilnSampleRow"][::std::mem::align_of::<KilnSampleRow>() - 8usize];
+    ["Offset of field: KilnSampleRow::logit_row"][::std::mem::offset_of!(KilnSampleRow, logit_row) - 0usize];
+    ["Offset of field: KilnSampleRow::slot"][::std::mem::offset_of!(KilnSampleRow, slot) - 4usize];
+    ["Offset of field: KilnSampleRow::choice"][::std::mem::offset_of!(KilnSampleRow, choice) - 8usize];
+    ["Offset of field: KilnSampleRow::flags"][::std::mem::offset_of!(KilnSampleRow, flags) - 12usize];
+    ["Offset of field: KilnSampleRow::presence_penalty"]
+        [::std::mem::offset_of!(KilnSampleRow, presence_penalty) - 16usize];
+    ["Offset of field: KilnSampleRow::frequency_penalty"]
+        [::std::mem::offset_of!(KilnSampleRow, frequency_penalty) - 20usize];
+    ["Offset of field: KilnSampleRow::repetition_penalty"]
+        [::std::mem::offset_of!(KilnSampleRow, repetition_penalty) - 24usize];
+    ["Offset of field: KilnSampleRow::temperature"][::std::mem::offset_of!(KilnSampleRow, temperature) - 28usize];
+    ["Offset of field: KilnSampleRow::top_p"][::std::mem::offset_of!(KilnSampleRow, top_p) - 32usize];
+    ["Offset of field: KilnSampleRow::min_mass"][::std::mem::offset_of!(KilnSampleRow, min_mass) - 40usize];
+    ["Offset of field: KilnSampleRow::random"][::std::mem::offset_of!(KilnSampleRow, random) - 48usize];
+    ["Offset of field: KilnSampleRow::top_k"][::std::mem::offset_of!(KilnSampleRow, top_k) - 56usize];
+    ["Offset of field: KilnSampleRow::forced"][::std::mem::offset_of!(KilnSampleRow, forced) - 60usize];
+    ["Offset of field: KilnSampleRow::order"][::std::mem::offset_of!(KilnSampleRow, order) - 64usize];
+    ["Offset of field: KilnSampleRow::next"][::std::mem::offset_of!(KilnSampleRow, next) - 68usize];
+    ["Offset of field: KilnSampleRow::result"][::std::mem::offset_of!(KilnSampleRow, result) - 72usize];
+    ["Offset of field: KilnSampleRow::top_start"][::std::mem::offset_of!(KilnSampleRow, top_start) - 76usize];
+    ["Offset of field: KilnSampleRow::top_count"][::std::mem::offset_of!(KilnSampleRow, top_count) - 80usize];
+    ["Offset of field: KilnSampleRow::pad"][::std::mem::offset_of!(KilnSampleRow, pad) - 84usize];
+};
+pub const KILN_SAMPLED: _bindgen_ty_6 = 0;
+pub const KILN_NOT_FINITE: _bindgen_ty_6 = 1;
+pub const KILN_ALL_MASKED: _bindgen_ty_6 = 2;
+pub type _bindgen_ty_6 = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnSampled {
+    pub status: kiln_u32,
+    pub token: kiln_u32,
+    pub max: f32,
+    pub logit: f32,
+    pub total_mass: kiln_u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnSampled"][::std::mem::size_of::<KilnSampled>() - 24usize];
+    ["Alignment of KilnSampled"][::std::mem::align_of::<KilnSampled>() - 8usize];
+    ["Offset of field: KilnSampled::status"][::std::mem::offset_of!(KilnSampled, status) - 0usize];
+    ["Offset of field: KilnSampled::token"][::std::mem::offset_of!(KilnSampled, token) - 4usize];
+    ["Offset of field: KilnSampled::max"][::std::mem::offset_of!(KilnSampled, max) - 8usize];
+    ["Offset of field: KilnSampled::logit"][::std::mem::offset_of!(KilnSampled, logit) - 12usize];
+    ["Offset of field: KilnSampled::total_mass"][::std::mem::offset_of!(KilnSampled, total_mass) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnTop {
+    pub id: kiln_u32,
+    pub logit: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnTop"][::std::mem::size_of::<KilnTop>() - 8usize];
+    ["Alignment of KilnTop"][::std::mem::align_of::<KilnTop>() - 4usize];
+    ["Offset of field: KilnTop::id"][::std::mem::offset_of!(KilnTop, id) - 0usize];
+    ["Offset of field: KilnTop::logit"][::std::mem::offset_of!(KilnTop, logit) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnSampleState {
+    pub best: kiln_u64,
+    pub total: kiln_u64,
+    pub raw_total: kiln_u64,
+    pub raw_max: kiln_u32,
+    pub not_finite: kiln_u32,
+    pub chosen: kiln_u32,
+    pub num_top: kiln_u32,
+    pub arrivals: kiln_u32,
+    pub generation: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnSampleState"][::std::mem::size_of::<KilnSampleState>() - 48usize];
+    ["Alignment of KilnSampleState"][::std::mem::align_of::<KilnSampleState>() - 8usize];
+    ["Offset of field: KilnSampleState::best"][::std::mem::offset_of!(KilnSampleState, best) - 0usize];
+    ["Offset of field: KilnSampleState::total"][::std::mem::offset_of!(KilnSampleState, total) - 8usize];
+    ["Offset of field: KilnSampleState::raw_total"][::std::mem::offset_of!(KilnSampleState, raw_total) - 16usize];
+    ["Offset of field: KilnSampleState::raw_max"][::std::mem::offset_of!(KilnSampleState, raw_max) - 24usize];
+    ["Offset of field: KilnSampleState::not_finite"][::std::mem::offset_of!(KilnSampleState, not_finite) - 28usize];
+    ["Offset of field: KilnSampleState::chosen"][::std::mem::offset_of!(KilnSampleState, chosen) - 32usize];
+    ["Offset of field: KilnSampleState::num_top"][::std::mem::offset_of!(KilnSampleState, num_top) - 36usize];
+    ["Offset of field: KilnSampleState::arrivals"][::std::mem::offset_of!(KilnSampleState, arrivals) - 40usize];
+    ["Offset of field: KilnSampleState::generation"][::std::mem::offset_of!(KilnSampleState, generation) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KilnSampleParams {
+    pub step: kiln_u64,
+    pub rows: kiln_u64,
+    pub logits: kiln_u64,
+    pub slots: KilnSlots,
+    pub states: kiln_u64,
+    pub sums: kiln_u64,
+    pub bin_counts: kiln_u64,
+    pub bin_masses: kiln_u64,
+    pub results: [kiln_u64; 2usize],
+    pub top: [kiln_u64; 2usize],
+    pub slice: kiln_u32,
+    pub pad: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnSampleParams"][::std::mem::size_of::<KilnSampleParams>() - 144usize];
+    ["Alignment of KilnSampleParams"][::std::mem::align_of::<KilnSampleParams>() - 8usize];
+    ["Offset of field: KilnSampleParams::step"][::std::mem::offset_of!(KilnSampleParams, step) - 0usize];
+    ["Offset of field: KilnSampleParams::rows"][::std::mem::offset_of!(KilnSampleParams, rows) - 8usize];
+    ["Offset of field: KilnSampleParams::logits"][::std::mem::offset_of!(KilnSampleParams, logits) - 16usize];
+    ["Offset of field: KilnSampleParams::slots"][::std::mem::offset_of!(KilnSampleParams, slots) - 24usize];
+    ["Offset of field: KilnSampleParams::states"][::std::mem::offset_of!(KilnSampleParams, states) - 72usize];
+    ["Offset of field: KilnSampleParams::sums"][::std::mem::offset_of!(KilnSampleParams, sums) - 80usize];
+    ["Offset of field: KilnSampleParams::bin_counts"][::std::mem::offset_of!(KilnSampleParams, bin_counts) - 88usize];
+    ["Offset of field: KilnSampleParams::bin_masses"][::std::mem::offset_of!(KilnSampleParams, bin_masses) - 96usize];
+    ["Offset of field: KilnSampleParams::results"][::std::mem::offset_of!(KilnSampleParams, results) - 104usize];
+    ["Offset of field: KilnSampleParams::top"][::std::mem::offset_of!(KilnSampleParams, top) - 120usize];
+    ["Offset of field: KilnSampleParams::slice"][::std::mem::offset_of!(KilnSampleParams, slice) - 136usize];
+    ["Offset of field: KilnSampleParams::pad"][::std::mem::offset_of!(KilnSampleParams, pad) - 140usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

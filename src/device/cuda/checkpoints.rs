@@ -18,6 +18,9 @@ struct RowBuffer {
 
 impl CudaDevice {
     pub(super) fn read_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
+        if self.open.is_some() || !self.queue.is_empty() {
+            return Err(DeviceError::NoCheckpoint(format!("{checkpoint:?}: a later step is in flight")));
+        }
         if let Checkpoint::Keys { layer, seq } | Checkpoint::Values { layer, seq } = checkpoint {
             let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
             let seq = self.last.seqs.get(seq as usize).ok_or_else(missing)?;

@@ -29,6 +29,16 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above; the driver locks for itself.
 unsafe impl Sync for Gpu {}
 
+/// A launch call of the driver.
+type LaunchCall = unsafe fn(
+    sys::CUfunction,
+    (u32, u32, u32),
+    (u32, u32, u32),
+    u32,
+    sys::CUstream,
+    &mut [*mut c_void],
+) -> Result<(), cudarc::driver::DriverError>;
+
 /// Maps a driver error to the operation that failed.
 fn failed(operation: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> DeviceError {
     move |error| {
@@ -111,23 +121,54 @@ impl Gpu {
         shared_bytes: u32,
         params: &P,
     ) -> Result<(), DeviceError> {
+        self.launch_by(result::launch_kernel, kernel, grid, threads, shared_bytes, params)
+    }
+
+    /// Like `launch`, with all CTAs on the device at once, so that they may wait for each other.
+    pub fn launch_cooperative<P: Copy>(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        threads: u32,
+        params: &P,
+    ) -> Result<(), DeviceError> {
+        self.launch_by(result::launch_cooperative_kernel, kernel, grid, threads, kernel.shared_bytes, params)
+    }
+
+    /// CTAs of `kernel` that the device holds at once.
+    pub fn resident_ctas(&self, kernel: &Kernel, threads: u32) -> Result<u32, DeviceError> {
+        let mut per_sm = 0;
+        // SAFETY: the function is of a loaded module.
+        unsafe {
+            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                &mut per_sm,
+                kernel.function,
+                threads as i32,
+                kernel.shared_bytes as usize,
+            )
+        }
+        .result()
+        .map_err(failed(kernel.name))?;
+        Ok(per_sm as u32 * self.sm_count)
+    }
+
+    fn launch_by<P: Copy>(
+        &self,
+        call: LaunchCall,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), DeviceError> {
         if grid.contains(&0) {
             return Ok(());
         }
         let mut arguments = [std::ptr::from_ref(params) as *mut c_void];
         // SAFETY: the kernel takes one struct of type `P` (a test compares sizes), which the driver copies before it returns; the
         // addresses in it are of buffers that the device owns until the stream is idle.
-        unsafe {
-            result::launch_kernel(
-                kernel.function,
-                grid.into(),
-                (threads, 1, 1),
-                shared_bytes,
-                self.stream,
-                &mut arguments,
-            )
-        }
-        .map_err(failed(kernel.name))
+        unsafe { call(kernel.function, grid.into(), (threads, 1, 1), shared_bytes, self.stream, &mut arguments) }
+            .map_err(failed(kernel.name))
     }
 }
 
@@ -222,11 +263,17 @@ impl PinnedBuffer {
     pub fn zeroed(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self, DeviceError> {
         let bytes = bytes.max(256);
         // SAFETY: freed once, in `drop`.
-        let pointer =
-            unsafe { result::malloc_host(bytes, 0) }.map_err(failed("allocating pinned memory"))?.cast::<u8>();
+        let pointer = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP) }
+            .map_err(failed("allocating pinned memory"))?
+            .cast::<u8>();
         // SAFETY: just allocated, that long.
         unsafe { pointer.write_bytes(0, bytes) };
         Ok(PinnedBuffer { gpu: gpu.clone(), pointer, bytes })
+    }
+
+    /// Where kernels find it: addresses are unified.
+    pub fn address(&self) -> u64 {
+        self.pointer as u64
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
@@ -246,6 +293,44 @@ impl Drop for PinnedBuffer {
         let _ = self.gpu.synchronise();
         // SAFETY: from `malloc_host`, freed only here; no copy is queued any more.
         let _ = unsafe { result::free_host(self.pointer.cast()) };
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Event {
+    gpu: Arc<Gpu>,
+    event: sys::CUevent,
+}
+
+// SAFETY: as for `Gpu`.
+unsafe impl Send for Event {}
+
+impl Event {
+    pub fn new(gpu: &Arc<Gpu>) -> Result<Self, DeviceError> {
+        let event =
+            result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("making an event"))?;
+        Ok(Event { gpu: gpu.clone(), event })
+    }
+
+    /// Marks the end of what is queued now.
+    pub fn record(&self) -> Result<(), DeviceError> {
+        // SAFETY: event and stream live as long as `self`.
+        unsafe { result::event::record(self.event, self.gpu.stream) }.map_err(failed("recording an event"))
+    }
+
+    /// Waits until the queue has come here.
+    pub fn synchronise(&self) -> Result<(), DeviceError> {
+        // SAFETY: the event lives as long as `self`.
+        unsafe { result::event::synchronize(self.event) }.map_err(failed("waiting for a step"))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let _ = self.gpu.bind();
+        // SAFETY: made in `new`, destroyed only here; the driver waits where it must.
+        let _ = unsafe { result::event::destroy(self.event) };
     }
 }
 

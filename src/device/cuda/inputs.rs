@@ -1,7 +1,6 @@
 //! What changes from step to step: one buffer, filled on the host and uploaded with one copy.
 
 use crate::device::{Batch, DeviceError, InputToken, Limits};
-use crate::ids::TokenId;
 use crate::model::{AttendOp, Program, StageOp};
 
 use super::abi::*;
@@ -16,8 +15,7 @@ pub struct StepLayout {
     pub rows: u64,
     pub logit_rows: u64,
     pub attend_items: u64,
-    /// Written by the device, not uploaded.
-    pub last_sampled: u64,
+    pub sample_rows: u64,
     /// Last, so that only tables in use are uploaded.
     pub block_tables: u64,
     pub bytes: u64,
@@ -77,7 +75,7 @@ impl StepLayout {
             at
         };
         take(size_of::<KilnStep>(), 1);
-        let last_sampled = take(4, limits.slots_max);
+        let sample_rows = take(size_of::<KilnSampleRow>(), limits.logit_rows_max);
         let rows = take(size_of::<KilnRow>(), limits.step_rows_max);
         let logit_rows = take(4, limits.logit_rows_max);
         let attend_items = take(size_of::<KilnAttendItem>(), attend_items_max);
@@ -87,7 +85,7 @@ impl StepLayout {
             rows,
             logit_rows,
             attend_items,
-            last_sampled,
+            sample_rows,
             block_tables,
             bytes,
             blocks_per_seq,
@@ -116,25 +114,19 @@ impl StepLayout {
         u64::from(self.parts_max) * u64::from(kv_heads.max().unwrap_or(0))
     }
 
-    /// Writes a step into `buffer`; returns the bytes to upload and what the grids depend on. `last_sampled` resolves tokens that the host
-    /// knows and the device does not.
-    pub fn fill(
-        &self,
-        buffer: &mut [u8],
-        batch: &Batch,
-        last_sampled: impl Fn(crate::ids::SlotId) -> TokenId,
-    ) -> Result<StepShape, DeviceError> {
+    /// Writes a step into `buffer`; returns the bytes to upload and what the grids depend on. `results` is the buffer for what is sampled.
+    pub fn fill(&self, buffer: &mut [u8], batch: &Batch, results: usize) -> Result<StepShape, DeviceError> {
         let (mut rows, mut logit_rows): (Vec<KilnRow>, Vec<u32>) = (Vec::new(), Vec::new());
         for (index, seq) in batch.seqs.iter().enumerate() {
             let row_start = rows.len() as u32;
             logit_rows.extend(seq.logit_rows.iter().map(|row| row_start + row));
             for (i, token) in seq.tokens.iter().enumerate() {
                 let token = match token {
-                    InputToken::Id(id) => *id,
-                    InputToken::LastSampled => last_sampled(seq.slot),
+                    InputToken::Id(id) => id.0,
+                    InputToken::LastSampled => KILN_LAST_SAMPLED | seq.slot.0,
                 };
                 let position = seq.position_start + i as u32;
-                rows.push(KilnRow { token: token.0, position, seq: index as u32, pad: 0 });
+                rows.push(KilnRow { token, position, seq: index as u32, pad: 0 });
             }
             let table = &seq.block_table[..seq.block_table.len().min(self.blocks_per_seq as usize)];
             let at = self.block_tables as usize + 4 * index * self.blocks_per_seq as usize;
@@ -147,7 +139,9 @@ impl StepLayout {
             num_rows: rows.len() as u32,
             num_logit_rows: logit_rows.len() as u32,
             num_attend_items: items.len() as u32,
-            num_sample_rows: 0,
+            num_sample_chains: 0,
+            results: results as u32,
+            pad: 0,
         };
         put(buffer, 0, &[step])?;
         put(buffer, self.rows, &rows)?;
@@ -160,6 +154,12 @@ impl StepLayout {
             attend_items: step.num_attend_items,
             upload_bytes: used,
         })
+    }
+
+    /// Adds the sample rows to a step that has been written.
+    pub fn fill_samples(&self, buffer: &mut [u8], rows: &[KilnSampleRow], num_chains: u32) -> Result<(), DeviceError> {
+        put(buffer, std::mem::offset_of!(KilnStep, num_sample_chains) as u64, &[num_chains])?;
+        put(buffer, self.sample_rows, rows)
     }
 
     /// The items of attention. Few rows over long contexts are cut by segment, so that every SM has work at batch 1. No bit of the result

@@ -43,6 +43,7 @@ macro_rules! fatbin {
         ($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")).as_slice())
     };
 }
+pub(super) use fatbin;
 
 impl Kernels {
     pub fn load(gpu: &Arc<Gpu>) -> Result<Kernels, DeviceError> {

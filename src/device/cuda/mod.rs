@@ -9,41 +9,64 @@ mod driver;
 mod inputs;
 mod kernels;
 mod plan;
+mod sampler;
+mod slots;
 mod upload;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::TokenId;
 use crate::model::Program;
 use crate::weights::TensorSource;
 
-use super::sampler::{HostSampler, SampleRow};
+use super::sampler::SampleRow;
 use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse, StepOutput};
 
 use abi::*;
-use driver::{DeviceBuffer, Gpu, PinnedBuffer};
+use driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
 use inputs::StepShape;
 use kernels::{Kernels, LARGE_ROWS, LARGE_THREADS, SMALL_ROWS};
 use plan::{Launch, Plan, PlannedLinear};
+use sampler::{Sampler, StepAddresses};
+use slots::Slots;
 
 /// The device.
 #[derive(Debug)]
 pub struct CudaDevice {
     // Dropped in this order: what was allocated before the context it was allocated in.
     plan: Plan,
-    staging: PinnedBuffer,
+    sampler: Sampler,
+    /// One per step in flight: its inputs on the host, and its end.
+    staging: [PinnedBuffer; STEPS_IN_FLIGHT],
+    ends: [Event; STEPS_IN_FLIGHT],
     copies: DeviceBuffer,
     kernels: Kernels,
     gpu: Arc<Gpu>,
     limits: Limits,
     vocab_size: usize,
     hidden_size: usize,
-    sampler: HostSampler,
-    queue: VecDeque<Vec<SampleRow>>,
-    /// The last submitted step.
+    /// Submitted, but for its launches, which wait for what is sampled.
+    open: Option<Step>,
+    /// Launched and not collected.
+    queue: VecDeque<Step>,
+    /// Steps submitted.
+    num_steps: usize,
+    /// The last collected step.
     last: Batch,
 }
+
+/// A step on its way.
+#[derive(Debug)]
+struct Step {
+    batch: Batch,
+    shape: StepShape,
+    samples: Vec<SampleRow>,
+    chains: u32,
+    /// Which of the buffers.
+    buffer: usize,
+}
+
+const STEPS_IN_FLIGHT: usize = 2;
 
 /// Blocks of one launch of the copy kernel.
 const COPIES_MAX: usize = 1024;
@@ -61,21 +84,31 @@ impl CudaDevice {
     ) -> Result<CudaDevice, DeviceError> {
         let gpu = Gpu::open(ordinal)?;
         let kernels = Kernels::load(&gpu)?;
-        let plan = Plan::new(&gpu, &kernels, program, weights, limits)?;
-        let staging = PinnedBuffer::zeroed(&gpu, plan.layout.bytes as usize)?;
+        let slots = Slots::new(&gpu, program.vocab_size, limits)?;
+        let plan = Plan::new(&gpu, &kernels, program, weights, limits, slots.params.last_sampled)?;
+        let inputs = plan.inputs.address();
+        let at =
+            StepAddresses { step: inputs, sample_rows: inputs + plan.layout.sample_rows, logits: plan.work.logits };
+        let sampler = Sampler::new(&gpu, slots, limits, at)?;
+        let staging = || PinnedBuffer::zeroed(&gpu, plan.layout.bytes as usize);
+        let staging = [staging()?, staging()?];
+        let ends = [Event::new(&gpu)?, Event::new(&gpu)?];
         let copies = DeviceBuffer::zeroed(&gpu, "block copies", 8 * COPIES_MAX as u64, "--ctx-size")?;
         gpu.synchronise()?;
         Ok(CudaDevice {
             plan,
+            sampler,
             staging,
+            ends,
             copies,
             kernels,
             gpu,
             limits: limits.clone(),
             vocab_size: program.vocab_size as usize,
             hidden_size: program.hidden_size as usize,
-            sampler: HostSampler::new(limits.slots_max, program.vocab_size),
+            open: None,
             queue: VecDeque::new(),
+            num_steps: 0,
             last: Batch::default(),
         })
     }
@@ -86,6 +119,19 @@ impl CudaDevice {
     /// `NoGpu` without a driver or GPU.
     pub fn is_hardware(ordinal: i32) -> Result<bool, DeviceError> {
         Ok(!Gpu::open(ordinal)?.name.starts_with("Simulated"))
+    }
+
+    /// Queues the open step, if there is one: one upload, then its kernels.
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        let Some(step) = self.open.take() else { return Ok(()) };
+        self.plan.inputs.upload(0, &self.staging[step.buffer].bytes()[..step.shape.upload_bytes])?;
+        for launch in &self.plan.launches {
+            self.launch(launch, &step.shape)?;
+        }
+        self.sampler.launch(step.chains)?;
+        self.ends[step.buffer].record()?;
+        self.queue.push_back(step);
+        Ok(())
     }
 
     fn launch(&self, launch: &Launch, shape: &StepShape) -> Result<(), DeviceError> {
@@ -155,7 +201,10 @@ impl Device for CudaDevice {
         MemoryUse {
             weights_bytes: self.plan.weights.bytes(),
             kv_arena_bytes: self.plan.kv.buffer.bytes(),
-            workspace_bytes: self.plan.work.buffer.bytes() + self.plan.inputs.bytes() + self.copies.bytes(),
+            workspace_bytes: self.plan.work.buffer.bytes()
+                + self.plan.inputs.bytes()
+                + self.copies.bytes()
+                + self.sampler.bytes(),
         }
     }
 
@@ -164,47 +213,42 @@ impl Device for CudaDevice {
     }
 
     fn steps_in_flight_max(&self) -> usize {
-        1
+        STEPS_IN_FLIGHT
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), DeviceError> {
         batch.check(&self.limits, self.vocab_size as u32)?;
+        self.sampler.check_starts(&batch.starts)?;
         self.gpu.bind()?;
-        for start in &batch.starts {
-            self.sampler.start(start);
-        }
-        // A row that failed has no token; its sequence ends, and what it computes is dropped.
-        let sampler = &self.sampler;
-        let token = |slot| sampler.last_sampled(slot).unwrap_or(TokenId(0));
-        let shape = self.plan.layout.fill(self.staging.bytes_mut(), batch, token)?;
-        self.plan.inputs.upload(0, &self.staging.bytes()[..shape.upload_bytes])?;
-        for launch in &self.plan.launches {
-            self.launch(launch, &shape)?;
-        }
-        self.last = batch.clone();
-        self.queue.push_back(Vec::new());
+        self.flush()?;
+        assert!(self.queue.len() < STEPS_IN_FLIGHT, "at most {STEPS_IN_FLIGHT} steps are in flight");
+        let buffer = self.num_steps % STEPS_IN_FLIGHT;
+        self.sampler.start(&batch.starts, buffer)?;
+        let shape = self.plan.layout.fill(self.staging[buffer].bytes_mut(), batch, buffer)?;
+        self.num_steps += 1;
+        self.open = Some(Step { batch: batch.clone(), shape, samples: Vec::new(), chains: 0, buffer });
         Ok(())
     }
 
     fn sample(&mut self, rows: &[SampleRow]) -> Result<(), DeviceError> {
-        if let Some(samples) = self.queue.back_mut() {
-            *samples = rows.to_vec();
-        }
-        Ok(())
+        let Some(step) = &mut self.open else { return Ok(()) };
+        self.sampler.check_rows(rows, step.shape.logit_rows)?;
+        let packed;
+        (packed, step.chains) = self.sampler.rows(rows);
+        self.plan.layout.fill_samples(self.staging[step.buffer].bytes_mut(), &packed, step.chains)?;
+        step.samples = rows.to_vec();
+        self.gpu.bind()?;
+        self.flush()
     }
 
     fn collect(&mut self) -> Result<StepOutput, DeviceError> {
-        let Some(samples) = self.queue.pop_front() else { return Ok(StepOutput::default()) };
         self.gpu.bind()?;
-        self.gpu.synchronise()?;
-        let mut output = StepOutput::default();
-        for row in &samples {
-            let offset = self.plan.work.logits - self.plan.work.buffer.address();
-            let offset = offset + 4 * u64::from(row.logit_row) * self.vocab_size as u64;
-            let logits: Vec<f32> = self.plan.work.buffer.download(offset, self.vocab_size)?;
-            output.sampled.push(self.sampler.sample(&logits, row));
-        }
-        Ok(output)
+        self.flush()?;
+        let Some(step) = self.queue.pop_front() else { return Ok(StepOutput::default()) };
+        self.ends[step.buffer].synchronise()?;
+        let sampled = self.sampler.results(&step.samples, step.buffer);
+        self.last = step.batch;
+        Ok(StepOutput { sampled })
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), DeviceError> {
@@ -213,6 +257,7 @@ impl Device for CudaDevice {
             return Err(DeviceError::Limit { what: "block id", limit: u64::from(num_blocks) - 1, asked: bad.0.into() });
         }
         self.gpu.bind()?;
+        self.flush()?;
         for copies in copies.chunks(COPIES_MAX) {
             let pairs: Vec<[u32; 2]> = copies.iter().map(|c| [c.from.0, c.to.0]).collect();
             self.copies.upload(0, &pairs)?;

@@ -93,6 +93,7 @@ impl Plan {
         program: &Program,
         source: &dyn TensorSource,
         limits: &Limits,
+        last_sampled: u64,
     ) -> Result<Plan, DeviceError> {
         check(program, limits)?;
         let mut weight_plan = WeightPlan::default();
@@ -110,6 +111,7 @@ impl Plan {
             ropes,
             layout: &layout,
             inputs: &inputs,
+            last_sampled,
             kv: &kv,
             work: &work,
             residual: 0,
@@ -325,6 +327,7 @@ struct Builder<'a> {
     ropes: Vec<(u64, u64)>,
     layout: &'a StepLayout,
     inputs: &'a DeviceBuffer,
+    last_sampled: u64,
     kv: &'a KvArena,
     work: &'a Workspace,
     /// Which residual is the current one.
@@ -353,7 +356,7 @@ impl Builder<'_> {
                     table: self.weights.matrix(&op.table),
                     step: self.step(),
                     rows: self.at(self.layout.rows),
-                    last_sampled: self.at(self.layout.last_sampled),
+                    last_sampled: self.last_sampled,
                     residual: self.work.residuals[self.residual],
                     cols: op.table.cols,
                     scale: op.scale,

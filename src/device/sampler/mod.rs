@@ -12,6 +12,11 @@ use super::SlotStart;
 use mass::{MASS_ONE, total_mass};
 use select::{Drawer, Filters, Peaks};
 
+#[cfg(feature = "cuda")]
+pub(super) use select::rank;
+
+pub(super) use philox::draw as random;
+
 pub use mass::VOCAB_SIZE_MAX;
 
 /// How one logit row becomes a token. Plain numbers; policy lives in `sampling`.
@@ -157,9 +162,8 @@ impl HostSampler {
 
     /// Log-probabilities of the model's own distribution. The sum has integer terms, so no order to depend on.
     fn report(&mut self, logits: &[f32], token: TokenId, n: usize, sampled: &mut Sampled) {
-        let max = self.raw_peaks.max;
-        let log_sum = (total_mass(logits, max) as f64 / MASS_ONE as f64).ln();
-        let log_probability = |id: u32| (f64::from(logits[id as usize] - max) - log_sum) as f32;
+        let model = Distribution::new(self.raw_peaks.max, total_mass(logits, self.raw_peaks.max));
+        let log_probability = |id: u32| model.log_probability(logits[id as usize]);
         sampled.logprob = Some(log_probability(token.0));
         let best = self.raw_peaks.best(logits, n, &mut self.drawer);
         sampled.top = best.into_iter().map(|id| (TokenId(id), log_probability(id))).collect();
@@ -178,10 +182,8 @@ impl HostSampler {
             Choice::Greedy => Ok(TokenId(peaks.argmax(scores))),
             Choice::Forced(id) => Ok(id),
             Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } => {
-                // Exact: 24 bits of min_p times a power of two.
-                let min_mass = (f64::from(min_p) * MASS_ONE as f64).ceil() as u64;
-                let filters = Filters { temperature, top_k, top_p_q32, min_mass };
-                let random = philox::draw(seed, choice_index, output_index);
+                let filters = Filters { temperature, top_k, top_p_q32, min_mass: min_mass(min_p) };
+                let random = random(seed, choice_index, output_index);
                 Ok(TokenId(self.drawer.draw(scores, peaks, &filters, random)))
             }
         }
@@ -214,6 +216,30 @@ impl HostSampler {
         }
         self.peaks.scan(&self.scores);
         true
+    }
+}
+
+/// The least mass of tokens at least `min_p` times as likely as the best. Exact: 24 bits of `min_p` times a power of two.
+pub(super) fn min_mass(min_p: f32) -> u64 {
+    (f64::from(min_p) * MASS_ONE as f64).ceil() as u64
+}
+
+/// The model's own distribution, as far as log-probabilities need it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Distribution {
+    max: f32,
+    log_sum: f64,
+}
+
+impl Distribution {
+    /// `max` is the largest logit, and `total_mass` the sum of the masses of `logit - max`.
+    pub fn new(max: f32, total_mass: u64) -> Distribution {
+        Distribution { max, log_sum: (total_mass as f64 / MASS_ONE as f64).ln() }
+    }
+
+    /// Natural logarithm of the probability of a token with this logit.
+    pub fn log_probability(&self, logit: f32) -> f32 {
+        (f64::from(logit - self.max) - self.log_sum) as f32
     }
 }
 

@@ -55,6 +55,11 @@ pub struct Drawer {
     scratch: Vec<Entry>,
 }
 
+/// What orders tokens by likelihood; all ranks of a row differ.
+pub fn rank(id: u32, score: f32) -> u64 {
+    u64::from(order_key(score)) << 32 | u64::from(!id)
+}
+
 impl Peaks {
     /// Reads a row; whether all of it is finite.
     pub fn scan(&mut self, row: &[f32]) -> bool {
@@ -66,6 +71,8 @@ impl Peaks {
             self.chunk_maxima.push(peak);
             self.max = if peak > self.max { peak } else { self.max };
         }
+        // -0 becomes +0: which of the two came first must not matter.
+        self.max += 0.0;
         bad == 0
     }
 
@@ -92,8 +99,8 @@ impl Peaks {
         for (index, (chunk, &peak)) in row.chunks(CHUNK).zip(&self.chunk_maxima).enumerate() {
             if peak >= cut {
                 let start = (index * CHUNK) as u32;
-                let rank = |(i, &x): (usize, &f32)| u64::from(order_key(x)) << 32 | u64::from(!(start + i as u32));
-                ranks.extend(chunk.iter().enumerate().filter(|&(_, &x)| x >= cut).map(rank));
+                let ranked = |(i, &x): (usize, &f32)| rank(start + i as u32, x);
+                ranks.extend(chunk.iter().enumerate().filter(|&(_, &x)| x >= cut).map(ranked));
             }
         }
     }
