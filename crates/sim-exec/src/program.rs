@@ -9,6 +9,7 @@ use crate::lanes::convert::Conversion;
 use crate::lanes::{CompareFn, LaneFn};
 use crate::matrix::descriptor::Major;
 use crate::matrix::fragments::{Fragment, Origin};
+use crate::matrix::moves::Arrangement;
 use crate::matrix::{Kind, Tile};
 
 /// Index of a register of 32 × 64 bits.
@@ -247,10 +248,10 @@ pub enum MbarrierOp {
     },
 }
 
-/// ldmatrix and stmatrix: 8 × 8 matrices of 16-bit elements, one per register.
+/// ldmatrix and stmatrix: each register holds eight rows of 16 bytes.
 #[derive(Clone, Debug)]
 pub struct MatrixMove {
-    pub transposed: bool,
+    pub arrangement: Arrangement,
     /// `Shared` or `Generic`.
     pub space: Space,
     pub registers: Box<[Slot]>,

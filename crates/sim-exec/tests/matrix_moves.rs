@@ -154,6 +154,46 @@ proptest! {
         prop_assert!(image == want, "{}", body);
     }
 
+    /// Byte b of register r of 16 × 16 bytes: row 4 t + 2 r + b mod 2, column g + 8 (b div 2).
+    #[test]
+    fn ldmatrix_loads_transposed_bytes(seed: u64, count in 1usize..3, addresses in Addresses::all()) {
+        let trial = Trial::new(seed);
+        let space = addresses.modifier();
+        let body =
+            format!("ldmatrix.sync.aligned.m16n16.x{count}.trans{space}.b8 {}, [%at];", list("d", 2 * count));
+        let (image, d) = trial.run(&kernel(addresses, &body));
+        prop_assert_eq!(image, trial.image.clone());
+        for (i, d) in d[..2 * count].iter().enumerate() {
+            for lane in 0..32 {
+                for b in 0..4 {
+                    let row = 4 * (lane % 4) + 2 * (i % 2) + b % 2;
+                    let at = trial.offsets[16 * (i / 2) + row] + lane / 4 + 8 * (b / 2);
+                    prop_assert_eq!((d[lane] >> (8 * b)) as u8, trial.image[at], "{} lane {} byte {}", body, lane, b);
+                }
+            }
+        }
+    }
+
+    /// Byte b of the register of 16 × 8 bytes, which lie in memory as 8 rows: row 2 t + b mod 2, column g + 8 (b div 2).
+    #[test]
+    fn stmatrix_stores_transposed_bytes(seed: u64, size in 0u32..3, addresses in Addresses::all()) {
+        let count = 1 << size;
+        let trial = Trial::new(seed);
+        let space = addresses.modifier();
+        let body = format!("stmatrix.sync.aligned.m16n8.x{count}.trans{space}.b8 [%at], {};", list("v", count));
+        let (image, _) = trial.run(&kernel(addresses, &body));
+        let mut want = trial.image.clone();
+        for (i, values) in trial.values[..count].iter().enumerate() {
+            for lane in 0..32 {
+                for b in 0..4 {
+                    let row = 2 * (lane % 4) + b % 2;
+                    want[trial.offsets[8 * i + row] + lane / 4 + 8 * (b / 2)] = (values[lane] >> (8 * b)) as u8;
+                }
+            }
+        }
+        prop_assert!(image == want, "{}", body);
+    }
+
     #[test]
     fn movmatrix_transposes(seed: u64) {
         let trial = Trial::new(seed);
@@ -198,9 +238,13 @@ fn what_does_not_exist_is_refused_with_its_line() {
         ("ldmatrix.sync.aligned.m8n8.x3.shared.b16 {%d0,%d1,%d2}, [%lane];", ".x1, .x2 or .x4"),
         ("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%d0}, [%lane];", "expected 2 registers"),
         ("ldmatrix.sync.aligned.m8n8.x1.global.b16 {%d0}, [%in];", "shared or generic"),
-        ("ldmatrix.sync.aligned.m8n8.x1.shared.b32 {%d0}, [%lane];", ".b16"),
-        ("ldmatrix.sync.aligned.m16n8.x1.shared.b16 {%d0}, [%lane];", ".b16"),
-        ("stmatrix.sync.aligned.m8n8.x1.shared.b8 [%lane], {%a0};", ".b16"),
+        ("ldmatrix.sync.aligned.m8n8.x1.shared.b32 {%d0}, [%lane];", "not supported"),
+        ("ldmatrix.sync.aligned.m16n8.x1.trans.shared.b8 {%d0}, [%lane];", "not supported"),
+        ("ldmatrix.sync.aligned.m16n16.x1.shared.b8 {%d0,%d1}, [%lane];", "not supported"),
+        ("ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8 {%d0}, [%lane];", "expected 2 registers"),
+        ("ldmatrix.sync.aligned.m16n16.x4.trans.shared.b8 {%d0,%d1}, [%lane];", "not supported"),
+        ("ldmatrix.sync.aligned.m8n16.x1.shared.b8x16.b4x16_p64 {%d0}, [%lane];", "not supported"),
+        ("stmatrix.sync.aligned.m8n8.x1.shared.b8 [%lane], {%a0};", "not supported"),
         ("movmatrix.sync.aligned.m8n8.b16 %d0, %a0;", ".trans"),
     ] {
         let message = refusal(text, &operands, "b32", 4);

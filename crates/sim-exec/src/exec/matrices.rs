@@ -6,7 +6,7 @@ use super::warp::{Flow, Step};
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes, Mask};
 use crate::matrix::Summation;
-use crate::matrix::moves;
+use crate::matrix::moves::{self, Arrangement};
 use crate::memory::{SHARED_WINDOW, WINDOW_BYTES};
 use crate::program::{MatrixMove, Mma, Op, Slot, Space};
 use crate::traffic::Touch;
@@ -29,7 +29,7 @@ impl Step<'_, '_> {
             Op::LoadMatrix(load) => self.load_matrix(load)?,
             Op::StoreMatrix(store) => self.store_matrix(store)?,
             Op::MoveMatrix { d, a } => {
-                let out = moves::fragment(&moves::rows(self.reg(*a), false), true);
+                let out = moves::fragment(&moves::rows(self.reg(*a), Arrangement::Plain), Arrangement::Halves);
                 self.set(*d, active, &out);
             }
             Op::Mma(mma) => self.mma(mma),
@@ -101,11 +101,17 @@ impl Step<'_, '_> {
         self.count_matrix(Touch::Read, &addresses, count);
         let rows = self.matrix_rows(load.space, &addresses, count)?;
         let mut out = [[0; 32]; 4];
-        for (i, (out, rows)) in out.iter_mut().zip(rows.chunks_exact(8)).enumerate().take(count) {
+        for (i, out) in out.iter_mut().enumerate().take(count) {
             let mut words = [[0; 4]; 8];
             let mut unwritten = None;
-            for (r, &(cta, offset)) in rows.iter().enumerate() {
-                self.check_shared_order(cta, offset, 16, 8 * i + r, false)?;
+            for r in 0..8 {
+                let lane = match load.arrangement {
+                    // Two registers share a matrix of 16 rows: they take two rows each in turn.
+                    Arrangement::Bytes => i / 2 * 16 + r / 2 * 4 + i % 2 * 2 + r % 2,
+                    _ => 8 * i + r,
+                };
+                let (cta, offset) = rows[lane];
+                self.check_shared_order(cta, offset, 16, lane, false)?;
                 let shared = &self.ctas[cta].shared;
                 words[r] = shared.load_piece(offset);
                 if !shared.is_written(offset, 16) {
@@ -114,9 +120,9 @@ impl Step<'_, '_> {
                 }
             }
             if let Some((marks, offset)) = unwritten {
-                self.note_unwritten_matrix(load.registers[i], &moves::fragment(&marks, load.transposed), offset);
+                self.note_unwritten_matrix(load.registers[i], &moves::fragment(&marks, load.arrangement), offset);
             }
-            *out = moves::fragment(&words, load.transposed);
+            *out = moves::fragment(&words, load.arrangement);
         }
         for (&slot, values) in load.registers.iter().zip(&out) {
             self.set(slot, FULL, values);
@@ -140,7 +146,7 @@ impl Step<'_, '_> {
         self.count_matrix(Touch::Write, &addresses, count);
         let rows = self.matrix_rows(store.space, &addresses, count)?;
         for (i, (&slot, rows)) in store.registers.iter().zip(rows.chunks_exact(8)).enumerate() {
-            let words = moves::rows(self.reg(slot), store.transposed);
+            let words = moves::rows(self.reg(slot), store.arrangement);
             for (r, &(cta, offset)) in rows.iter().enumerate() {
                 for (t, &word) in words[r].iter().enumerate() {
                     let (at, value) = (offset + 4 * t as u32, word.into());

@@ -9,7 +9,7 @@ use super::warp::{Flow, Step};
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes};
 use crate::matrix::descriptor::{Descriptor, Major};
-use crate::matrix::moves;
+use crate::matrix::moves::{self, Arrangement};
 use crate::program::{Op, Slot, Watch, Wgmma, WgmmaA};
 
 /// What a wgmma that was not waited for does with a register.
@@ -201,7 +201,8 @@ impl Step<'_, '_> {
             pieces.push(offset);
             *row = self.ctas[cta].shared.load_piece(offset);
         }
-        Ok(moves::fragment(&rows, major == Major::Mn))
+        let arrangement = if major == Major::K { Arrangement::Plain } else { Arrangement::Halves };
+        Ok(moves::fragment(&rows, arrangement))
     }
 
     /// Checks that the asynchronous proxy may read bytes of shared memory: generic writes to them need `fence.proxy.async`.

@@ -5,6 +5,7 @@ use sim_ptx::{Instruction, Operand};
 use super::functions::Lowering;
 use super::memory::space;
 use super::modifiers::Modifiers;
+use crate::matrix::moves::Arrangement;
 use crate::matrix::{Kind, Tile, Types};
 use crate::program::{MatrixMove, Mma, Op, Slot, Space};
 
@@ -25,28 +26,34 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
 
 /// ldmatrix and stmatrix.
 fn matrix_move(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
-    if !m.take("m8n8") || m.take_types() != ["b16"] {
-        return Err("only 8x8 matrices of .b16 are supported".into());
-    }
+    let load = i.opcode == "ldmatrix";
+    let shape = m.take_one(&["m8n8", "m16n16", "m16n8"]);
+    let types = m.take_types();
     let count = match m.take_one(&["x1", "x2", "x4"]) {
         Some("x4") => 4,
         Some("x2") => 2,
         Some(_) => 1,
         None => return Err("expected .x1, .x2 or .x4".into()),
     };
-    let transposed = m.take("trans");
+    // 16 × 16 bytes fill two registers.
+    let (arrangement, count) = match (shape, types.as_slice(), m.take("trans")) {
+        (Some("m8n8"), ["b16"], false) => (Arrangement::Plain, count),
+        (Some("m8n8"), ["b16"], true) => (Arrangement::Halves, count),
+        (Some("m16n16"), ["b8"], true) if load && count < 4 => (Arrangement::Bytes, 2 * count),
+        (Some("m16n8"), ["b8"], true) if !load => (Arrangement::Bytes, count),
+        _ => return Err("this shape with this type is not supported".into()),
+    };
     let space = space(m);
     if !matches!(space, Space::Shared | Space::Generic) {
         return Err("expected shared or generic addresses".into());
     }
-    let load = i.opcode == "ldmatrix";
     let (values, address) = if load { (operand(i, 0)?, operand(i, 1)?) } else { (operand(i, 1)?, operand(i, 0)?) };
     let registers = if load { destinations(l, values)? } else { sources(l, values, "b32")? };
     let registers = counted("matrices", registers, count)?;
     let (address, binding) = l.builder.address(address)?;
     // A variable's address is an offset in its own space.
     let space = if binding.is_some() { Space::Shared } else { space };
-    let matrix_move = Box::new(MatrixMove { transposed, space, registers, address });
+    let matrix_move = Box::new(MatrixMove { arrangement, space, registers, address });
     Ok(if load { Op::LoadMatrix(matrix_move) } else { Op::StoreMatrix(matrix_move) })
 }
 
