@@ -19,6 +19,8 @@ pub fn rerun(name: &str, runs: &[&[(&str, &str)]]) {
         let test = std::env::current_exe().unwrap();
         let mut command = Command::new(test);
         command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1").env("KILN_SIM_LOG", "1");
+        // The executor's memory for a CTA comes and goes by megabytes: kept, not returned to the system each time.
+        command.envs([("MALLOC_TRIM_THRESHOLD_", "1000000000"), ("MALLOC_MMAP_THRESHOLD_", "1000000000")]);
         let output = command.env("LD_LIBRARY_PATH", folder.path()).envs(settings.iter().copied()).output().unwrap();
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{name} on the simulated GPU, {settings:?}:\n{text}");
