@@ -20,6 +20,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/device/cpu/checkpoints.rs", "reads and writes those buffers between steps"),
     ("src/device/cpu/mod.rs", "reads logits between steps"),
     ("src/device/cuda/driver.rs", "calls the CUDA driver"),
+    ("crates/sim-driver/src/abi.rs", "reads and writes through the pointers that a C program gives"),
+    ("crates/sim-driver/src/api/mod.rs", "exports C functions"),
+    ("crates/sim-driver/src/host.rs", "host memory and host functions that a C program lends"),
+    ("crates/sim-driver/tests/", "programs that call the driver"),
     ("crates/sim-exec/src/matrix/vector.rs", "loops compiled for an instruction set"),
     ("tests/weights_fuzz.rs", "counts allocations"),
 ];
