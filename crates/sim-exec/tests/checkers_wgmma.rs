@@ -188,3 +188,20 @@ fn operands_break_rules() {
     // An accumulator as A.
     catches(&[("{%r10,%r11,%r12,%r13}", "{%r10,%r11,%r12,%f1}")], NOT_WAITED);
 }
+
+#[test]
+fn all_warps_of_a_warpgroup_issue_the_same_products() {
+    let first_two = "setp.lt.u32 %p2, %r1, 64;";
+    let second = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%f1,%f2,%f3,%f4}, {%r10";
+    let guarded = format!("@%p2 {second}");
+    let fewer = catches(&[("// before", first_two), (second, &guarded)], &[FindingKind::DivergentBarrier]);
+    assert!(fewer.message.contains("[2, 2, 1, 1]"), "{fewer}");
+    // Half of the warps run a copy of the second product.
+    let rest = "{%r10,%r11,%r12,%r13}, %rd6, 1, 1, 1, 0;";
+    let both = format!("{rest} @!%p2 {}", second.replace("{%r10", rest));
+    let other = catches(
+        &[("// before", first_two), (second, &guarded), (&rest["{%r10".len()..], &both["{%r10".len()..])],
+        &[FindingKind::DivergentBarrier],
+    );
+    assert!(other.message.contains("in place of this one"), "{other}");
+}

@@ -16,6 +16,7 @@ mod special;
 mod state;
 mod undefined;
 mod warp;
+mod warpgroups;
 mod wgmma;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};

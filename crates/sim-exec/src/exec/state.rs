@@ -9,6 +9,7 @@ use super::calls::Frame;
 use super::copies::PendingCopy;
 use super::mbarrier::Mbarrier;
 use super::undefined::Undefined;
+use super::warpgroups::Warpgroup;
 use super::wgmma::Wgmmas;
 use crate::check::clock::Clock;
 use crate::check::shared::SharedMemory;
@@ -121,6 +122,7 @@ pub struct Cta {
     pub barriers: Vec<BarrierState>,
     pub live_threads: u32,
     pub mbarriers: HashMap<u32, Mbarrier>,
+    pub warpgroups: Vec<Warpgroup>,
 }
 
 /// Why a fragment waits.
@@ -242,6 +244,7 @@ impl Cluster {
                 barriers: vec![BarrierState::new(warps); BARRIERS],
                 live_threads: threads,
                 mbarriers: HashMap::new(),
+                warpgroups: Vec::new(),
             });
             for index in 0..warps_per_cta {
                 let id = cluster.warps.len();

@@ -179,7 +179,7 @@ impl Step<'_, '_> {
                     return Ok(self.turn_over(end));
                 }
                 Flow::Exit => {
-                    self.exit(active);
+                    self.exit(active)?;
                     fragment.mask &= !active;
                     if fragment.mask == 0 {
                         return Ok(self.turn_over(end));
@@ -257,7 +257,7 @@ impl Step<'_, '_> {
         self.warp.fragments.push(fragment);
     }
 
-    fn exit(&mut self, lanes: Mask) {
+    fn exit(&mut self, lanes: Mask) -> Result<(), Fault> {
         self.warp.live &= !lanes;
         let cta = &mut self.ctas[self.warp.cta];
         cta.live_threads -= lanes.count_ones();
@@ -266,6 +266,7 @@ impl Step<'_, '_> {
         }
         let live: u32 = self.ctas.iter().map(|c| c.live_threads).sum();
         self.cluster_barrier.settle(live);
+        if self.warp.live == 0 { self.check_warpgroup_exit() } else { Ok(()) }
     }
 
     /// Lanes of the warp that `lanes` names and that have not exited.

@@ -116,6 +116,7 @@ impl Step<'_, '_> {
         let checked = self.launch.gpu.config.checks.races;
         if checked {
             self.check_wgmma_registers(wgmma)?;
+            self.check_warpgroup_issue()?;
         }
         if scale != 0 {
             self.registers_must_be_defined(&wgmma.d, "a matrix product")?;
