@@ -90,3 +90,82 @@ fn attend_shared_bytes(head_dim: u32) -> u32 {
     let extremes = 2 * warps * pairs * 4;
     queries + weights + values + extremes + 16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ptx_of_all() -> Vec<(&'static str, String)> {
+        let images = [
+            fatbin!("rows"),
+            fatbin!("repack"),
+            fatbin!("linear_small"),
+            fatbin!("linear_large"),
+            fatbin!("attend"),
+            fatbin!("sample"),
+        ];
+        images
+            .into_iter()
+            .flat_map(|(name, image)| {
+                let fatbin = sim_fatbin::Fatbin::parse(image).unwrap_or_else(|e| panic!("{name}: {e}"));
+                [(8, 0), (9, 0)].map(|(major, minor)| (name, fatbin.ptx_for(major, minor).unwrap().to_owned()))
+            })
+            .collect()
+    }
+
+    /// The declared bytes of every kernel's one parameter.
+    fn param_bytes(ptx: &str) -> Vec<(String, usize)> {
+        let params = ptx.lines().filter_map(|line| line.trim().strip_prefix(".param .align 8 .b8 "));
+        params
+            .filter_map(|param| {
+                let (name, rest) = param.split_once("_param_0[")?;
+                Some((name.to_owned(), rest.split(']').next()?.parse().ok()?))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn parameter_structs_have_the_sizes_that_kernels_declare() {
+        let size_of_params = |kernel: &str| match kernel {
+            "kiln_embed" => size_of::<KilnEmbedParams>(),
+            "kiln_norm" => size_of::<KilnNormParams>(),
+            "kiln_quantise" => size_of::<KilnQuantiseParams>(),
+            "kiln_finish_qkv" => size_of::<KilnFinishQkvParams>(),
+            "kiln_copy_blocks" => size_of::<KilnCopyBlocksParams>(),
+            "kiln_repack" => size_of::<KilnRepackParams>(),
+            "kiln_linear_large" => size_of::<KilnLinearParams>(),
+            name if name.starts_with("kiln_linear_small_") => size_of::<KilnLinearParams>(),
+            name if name.starts_with("kiln_linear_fused_") => size_of::<KilnFusedParams>(),
+            name if name.starts_with("kiln_attend_") => size_of::<KilnAttendParams>(),
+            "kiln_sample" => size_of::<KilnSampleParams>(),
+            "kiln_start_slots" => size_of::<KilnStartParams>(),
+            name => panic!("{name} has no entry here"),
+        };
+        let mut compared = 0;
+        for (image, ptx) in ptx_of_all() {
+            for (kernel, declared) in param_bytes(&ptx) {
+                assert_eq!(declared, size_of_params(&kernel), "{kernel} of {image}");
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 2 * 20, "two architectures of every kernel");
+    }
+
+    /// ptxas may fuse a multiplication and an addition that carry no rounding modifier, and then bits would depend on it.
+    #[test]
+    fn every_float_operation_says_how_it_rounds() {
+        for (image, ptx) in ptx_of_all() {
+            for (number, line) in ptx.lines().enumerate() {
+                let code = line.trim().trim_start_matches(|c| c != ' ' && line.trim().starts_with('@')).trim();
+                let opcode = code.split_whitespace().next().unwrap_or("");
+                let mut parts = opcode.split('.');
+                let may_fuse = matches!(parts.next(), Some("add" | "sub" | "mul" | "mad"));
+                let modifiers: Vec<&str> = parts.map(|part| part.trim_end_matches(';')).collect();
+                let is_float =
+                    modifiers.iter().any(|m| matches!(*m, "f32" | "f64" | "f16" | "f16x2" | "bf16" | "bf16x2"));
+                let rounds = modifiers.iter().any(|m| matches!(*m, "rn" | "rz" | "rm" | "rp"));
+                assert!(!may_fuse || !is_float || rounds, "{image} PTX line {}: {line}", number + 1);
+            }
+        }
+    }
+}
