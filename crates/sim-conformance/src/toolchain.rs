@@ -16,7 +16,7 @@ const VARIABLE: &str = "KILN_CUDA_TOOLS";
 pub enum ToolchainError {
     #[error(
         "the CUDA toolchain is incomplete: {missing} is not there. Run `cargo xtask setup`, or set KILN_CUDA_TOOLS to a \
-         Python environment that holds its wheels"
+         folder with its wheels' files"
     )]
     Missing { missing: PathBuf },
     #[error("{action} {path}: {source}", path = path.display())]
@@ -25,10 +25,9 @@ pub enum ToolchainError {
     Failed { command: String, status: String, output: String },
 }
 
-/// A Python environment with the CUDA compiler's wheels.
+/// A folder with the files of the CUDA compiler's wheels (`pip install --target`).
 #[derive(Clone, Debug)]
 pub struct Toolchain {
-    root: PathBuf,
     packages: PathBuf,
     version: String,
 }
@@ -40,23 +39,14 @@ impl Toolchain {
     /// `Missing`, with the remedy, if the folder or the compiler in it is not there; `Failed` if the compiler does not run.
     pub fn find() -> Result<Self, ToolchainError> {
         let root = std::env::var_os(VARIABLE).map_or_else(|| workspace_root().join("target/tools/cuda"), PathBuf::from);
-        let packages = packages_of(&root.join("lib"))?;
-        let mut toolchain = Toolchain { root, packages, version: String::new() };
+        let mut toolchain = Toolchain { packages: root, version: String::new() };
         toolchain.version = run(Command::new(toolchain.nvcc()?).arg("--version"))?;
         Ok(toolchain)
     }
 
-    /// The `site-packages` folder: the wheels' files.
+    /// The folder of the wheels' files.
     pub fn packages(&self) -> &Path {
         &self.packages
-    }
-
-    /// The environment's Python interpreter.
-    ///
-    /// # Errors
-    /// `Missing`.
-    pub fn python(&self) -> Result<PathBuf, ToolchainError> {
-        existing(self.root.join("bin/python3"))
     }
 
     /// What the compiler says about itself: part of every cache key.
@@ -87,6 +77,33 @@ impl Toolchain {
             command.arg("-isystem").arg(self.cutlass_include()?).args(flags);
             run(command.arg(source).arg("-o").arg(out)).map(drop)
         })
+    }
+
+    /// Compiles all kernels of a Triton script, which writes `<kernel>-<capability>.ptx` and `.json` into the folder that it is given; cached by
+    /// the script's text. Returns the text of one kernel's PTX and of its facts.
+    ///
+    /// # Errors
+    /// `Failed` with Python's messages.
+    pub fn compile_triton(
+        &self,
+        script: &Path,
+        kernel: &str,
+        capability: u32,
+    ) -> Result<(String, String), ToolchainError> {
+        let mut hasher = DefaultHasher::new();
+        read(script)?.hash(&mut hasher);
+        let folder = workspace_root().join(format!("target/conformance/{}-{:016x}", stem(script), hasher.finish()));
+        // The list of what was made is the cached text: it exists once everything does.
+        cached(&stem(script), &read(script)?, |out| {
+            fs::create_dir_all(&folder).map_err(io_error("creating", &folder))?;
+            let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+            let mut command = Command::new(python);
+            command.arg(script).arg(&folder).env("PYTHONPATH", &self.packages).env("TRITON_DEFAULT_FP_FUSION", "1");
+            let printed = run(command.env("TRITON_CACHE_DIR", folder.join("cache")))?;
+            fs::write(out, printed).map_err(io_error("writing", out))
+        })?;
+        let text = |extension: &str| read(&folder.join(format!("{kernel}-{capability}.{extension}")));
+        Ok((text("ptx")?, text("json")?))
     }
 
     fn nvcc(&self) -> Result<PathBuf, ToolchainError> {
@@ -141,13 +158,6 @@ pub(crate) fn run(command: &mut Command) -> Result<String, ToolchainError> {
     let output_text = text(&output.stdout) + &text(&output.stderr);
     let shown = format!("{command:?}");
     Err(ToolchainError::Failed { command: shown, status: output.status.to_string(), output: output_text })
-}
-
-fn packages_of(lib: &Path) -> Result<PathBuf, ToolchainError> {
-    let missing = || ToolchainError::Missing { missing: lib.join("python3.*/site-packages") };
-    let entries = fs::read_dir(lib).map_err(|_| missing())?;
-    let is_python = |name: &OsStr| name.to_string_lossy().starts_with("python3");
-    entries.flatten().find(|e| is_python(&e.file_name())).map(|e| e.path().join("site-packages")).ok_or_else(missing)
 }
 
 /// The text of every header in the source's folder: a source may include any of them.

@@ -6,6 +6,7 @@ mod cute_tiles;
 mod cutlass;
 mod language;
 mod libcudacxx;
+mod triton;
 mod wmma;
 
 use crate::case::Case;
@@ -19,4 +20,5 @@ pub const FAMILIES: &[&[Case]] = &[
     wmma::CASES,
     cutlass::CASES,
     cute_tiles::CASES,
+    triton::CASES,
 ];
