@@ -16,6 +16,7 @@ pub fn run(repo: &Repo, check: bool) -> Result<(), Error> {
     let libclang = cuda_tools::ensure(repo)?.join("clang/native");
     let program = std::env::current_exe().map_err(Error::io("finding", "this program".as_ref()))?;
     let text = process::capture(Command::new(program).arg("print-bindings").env("LIBCLANG_PATH", libclang))?;
+    let text = formatted(repo, &text)?;
     let target = repo.root().join(TARGET);
     if !check {
         return std::fs::write(&target, text).map_err(Error::io("writing", &target));
@@ -24,6 +25,18 @@ pub fn run(repo: &Repo, check: bool) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::Lint(format!("{TARGET} is not what {HEADER} makes: run `cargo xtask bindings`"))),
     }
+}
+
+/// As `cargo fmt` leaves files of this repository.
+fn formatted(repo: &Repo, text: &str) -> Result<String, Error> {
+    let folder = repo.root().join("target");
+    let file = folder.join(format!("abi-{}.rs", std::process::id()));
+    std::fs::write(&file, text).map_err(Error::io("writing", &file))?;
+    let mut command = Command::new("rustfmt");
+    let formatting = process::run(command.args(["--edition", "2024", "--config-path"]).arg(repo.root()).arg(&file));
+    let text = std::fs::read_to_string(&file).map_err(Error::io("reading", &file));
+    std::fs::remove_file(&file).map_err(Error::io("removing", &file))?;
+    formatting.and(text)
 }
 
 /// The bindings on standard output; needs LIBCLANG_PATH.

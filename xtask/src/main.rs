@@ -10,6 +10,7 @@ mod model;
 mod process;
 mod progress;
 mod repo;
+mod simulated;
 
 use clap::{Parser, Subcommand};
 use error::Error;
@@ -33,7 +34,7 @@ enum Task {
         /// What to ask.
         #[arg(default_value = "Why is the sky blue?")]
         prompt: String,
-        /// Passed to `kiln run --device`; left out, kiln chooses.
+        /// Passed to `kiln run --device`; left out, kiln chooses. `sim` is `cuda` on the simulated GPU: slow, a minute or more.
         #[arg(long)]
         device: Option<String>,
     },
@@ -103,8 +104,15 @@ fn demo(repo: &Repo, prompt: &str, device: Option<&str>) -> Result<(), Error> {
     let kiln = process::build_kiln(repo)?;
     let mut command = Command::new(kiln);
     command.current_dir(repo.root()).arg("run").arg("-m").arg(PathBuf::from(repo.relative(&model)));
-    if let Some(device) = device {
-        command.args(["--device", device]);
+    match device {
+        Some("sim") => {
+            let libraries = simulated::library_folder(repo)?;
+            command.args(["--device", "cuda", "-n", "16", "--ctx-size", "512"]).env("LD_LIBRARY_PATH", libraries);
+        }
+        Some(device) => {
+            command.args(["--device", device]);
+        }
+        None => {}
     }
     // A prompt may start with a hyphen.
     process::run(command.arg("--").arg(prompt))

@@ -34,7 +34,7 @@ pub struct Instruction {
     /// `.pragma "used_bytes_mask"` before a load: the bytes that the program uses.
     pub used_bytes: Option<u32>,
     pub line: u32,
-    /// Index into [`Module::sources`].
+    /// File name and line, from 1, of the CUDA source, if the text says so.
     pub source: Option<(String, u32)>,
 }
 

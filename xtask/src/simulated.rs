@@ -1,0 +1,24 @@
+//! The simulated GPU's driver, where programs find it as `libcuda.so`.
+
+use crate::error::Error;
+use crate::process;
+use crate::repo::Repo;
+use std::fs;
+use std::path::PathBuf;
+
+/// Builds the driver and returns `target/simcuda`, a folder of links to it for `LD_LIBRARY_PATH`. Not the build's own folder, which cargo puts on
+/// that path for everything it runs.
+pub fn library_folder(repo: &Repo) -> Result<PathBuf, Error> {
+    process::run(process::cargo(repo).args(["build", "--release", "--package", "sim-driver"]))?;
+    let library = repo.root().join("target/release/libkiln_simcuda.so");
+    let folder = repo.root().join("target/simcuda");
+    fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let link = folder.join(name);
+        if link.is_symlink() {
+            fs::remove_file(&link).map_err(Error::io("replacing", &link))?;
+        }
+        std::os::unix::fs::symlink(&library, &link).map_err(Error::io("linking", &link))?;
+    }
+    Ok(folder)
+}
