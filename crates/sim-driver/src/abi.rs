@@ -11,6 +11,7 @@ use crate::code::{Code, Res, refuse, require};
 
 /// Where a result goes.
 #[repr(transparent)]
+#[derive(Clone, Copy)]
 pub struct Out<T>(*mut T);
 
 impl<T: Copy> Out<T> {

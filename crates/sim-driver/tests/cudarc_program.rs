@@ -1,5 +1,5 @@
 //! cudarc's safe layer, unmodified, on the simulated driver.
-#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 mod common;
 

@@ -66,11 +66,17 @@ calls! {
     cuMemsetD2D8_v2(to: u64, pitch: usize, value: u8, width: usize, height: usize) |d| {
         fill_2d(d, to, value.into(), (pitch, 1, width, height), Order::Blocking)
     };
+    cuMemsetD2D16_v2(to: u64, pitch: usize, value: u16, width: usize, height: usize) |d| {
+        fill_2d(d, to, value.into(), (pitch, 2, width, height), Order::Blocking)
+    };
     cuMemsetD2D32_v2(to: u64, pitch: usize, value: u32, width: usize, height: usize) |d| {
         fill_2d(d, to, value, (pitch, 4, width, height), Order::Blocking)
     };
     cuMemsetD2D8Async(to: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Handle) |d| {
         fill_2d(d, to, value.into(), (pitch, 1, width, height), Order::Stream(stream))
+    };
+    cuMemsetD2D16Async(to: u64, pitch: usize, value: u16, width: usize, height: usize, stream: Handle) |d| {
+        fill_2d(d, to, value.into(), (pitch, 2, width, height), Order::Stream(stream))
     };
     cuMemsetD2D32Async(to: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Handle) |d| {
         fill_2d(d, to, value, (pitch, 4, width, height), Order::Stream(stream))

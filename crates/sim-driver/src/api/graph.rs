@@ -90,6 +90,7 @@ impl KernelNodeParams {
             cluster: None,
             dynamic_shared_bytes: self.dynamic_shared_bytes,
             cooperative: false,
+            is_early: false,
             params,
         })
     }

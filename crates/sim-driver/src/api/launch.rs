@@ -47,17 +47,19 @@ pub fn request(config: &Config, function: Handle, params: Vec<u8>) -> Res<(Reque
         cluster: None,
         dynamic_shared_bytes: config.dynamic_shared_bytes,
         cooperative: false,
+        is_early: false,
         params,
     };
     for attribute in In::from_field(config.attributes).slice(config.attribute_count as usize)? {
         match attribute.id {
+            6 => request.is_early = attribute.word(0) != 0,
             2 => request.cooperative = attribute.word(0) != 0,
             4 => request.cluster = Some([attribute.word(0), attribute.word(1), attribute.word(2)]),
             // Programmatic and launch completion events.
             7 | 12 => events.push(attribute.value[0]),
             // Hints and orders that running in stream order satisfies: cache windows, synchronisation policy, cluster scheduling,
             // programmatic serialization, priority, memory domains, preferred clusters, carveout.
-            0 | 1 | 3 | 5 | 6 | 8..=11 | 14 => {}
+            0 | 1 | 3 | 5 | 8..=11 | 14 => {}
             13 => return refuse(Code::NotSupported, "nodes that devices update are not simulated"),
             other => return refuse(Code::InvalidValue, format!("launch attribute {other}")),
         }
@@ -83,7 +85,7 @@ calls! {
     ) |d| {
         let params = pack(d, function, params, extra)?;
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        d.launch(Request { function, grid, block, cluster: None, dynamic_shared_bytes, cooperative: false, params }, stream)
+        d.launch(Request { function, grid, block, cluster: None, dynamic_shared_bytes, cooperative: false, is_early: false, params }, stream)
     };
     cuLaunchCooperativeKernel(
         function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
@@ -91,7 +93,7 @@ calls! {
     ) |d| {
         let params = pack(d, function, params, LaunchExtra(std::ptr::null()))?;
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        d.launch(Request { function, grid, block, cluster: None, dynamic_shared_bytes, cooperative: true, params }, stream)
+        d.launch(Request { function, grid, block, cluster: None, dynamic_shared_bytes, cooperative: true, is_early: false, params }, stream)
     };
     cuLaunchKernelEx(config: In<Config>, function: Handle, params: KernelParams, extra: LaunchExtra) |d| {
         let config = config.get()?;

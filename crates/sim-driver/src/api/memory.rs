@@ -1,6 +1,6 @@
 //! `cuMem*` but for copies and pools: allocations, pinned and managed memory, what is known about a pointer.
 
-use crate::abi::Out;
+use crate::abi::{In, Out};
 use crate::code::{Code, Res, refuse, require};
 use crate::core::Driver;
 use crate::core::memory::RangeKind;
@@ -112,6 +112,18 @@ calls! {
         require(flags == 0, Code::InvalidValue, format!("flags {flags:#x}"))?;
         check_location(d, location)?;
         check_managed(d, address, bytes)
+    };
+    cuPointerGetAttributes(count: u32, attributes: In<u32>, values: In<Out<u8>>, address: u64) |d| {
+        require(count > 0, Code::InvalidValue, "no attributes")?;
+        let (attributes, values) = (attributes.slice(count as usize)?, values.slice(count as usize)?);
+        attributes.iter().zip(&values).try_for_each(|(&attribute, value)| {
+            require(!value.is_null(), Code::InvalidValue, "an output pointer is null")?;
+            match d.range_of(address) {
+                Some(_) => pointer_attribute(d, value, attribute, address),
+                // Of what the driver does not know, it tells nothing: no error.
+                None => value.retype().give(|| Ok(0u32)),
+            }
+        })
     };
     cuPointerGetAttribute(value: Out<u8>, attribute: u32, address: u64) |d| {
         require(!value.is_null(), Code::InvalidValue, "an output pointer is null")?;

@@ -72,8 +72,9 @@ impl Driver {
 
     /// Marks a context as lost.
     pub fn poison(&mut self, context: Handle, refusal: &Refusal) {
-        if let Ok(context) = self.contexts.get_mut(context) {
-            context.poison.get_or_insert_with(|| refusal.clone());
+        if let Ok(entry) = self.contexts.get_mut(context) {
+            entry.poison.get_or_insert_with(|| refusal.clone());
+            self.drop_tasks(context);
         }
     }
 
@@ -112,7 +113,12 @@ impl Driver {
         if thread::current() == Some(handle) {
             thread::pop();
         }
-        self.context_tear_down(handle)
+        self.tear_down_when_idle(handle);
+        Ok(())
+    }
+
+    fn tear_down_when_idle(&mut self, handle: Handle) {
+        self.wait_and(self.queue.of(|c| c == handle), Driver::context_tear_down, handle);
     }
 
     /// Frees all that belongs to a context.
@@ -151,19 +157,27 @@ impl Driver {
         require(device.primary_retained > 0, Code::InvalidContext, "the primary context was not retained")?;
         device.primary_retained -= 1;
         let (handle, left) = (device.primary, device.primary_retained);
-        if left == 0 { self.context_tear_down(handle) } else { Ok(()) }
+        if left == 0 {
+            self.tear_down_when_idle(handle);
+        }
+        Ok(())
     }
 
     /// Frees all that belongs to the primary context; those who retained it get a fresh one.
     pub fn primary_reset(&mut self, ordinal: i32) -> Res {
-        let device = self.device(ordinal)?;
-        let (handle, index, flags, retained) =
-            (device.primary, device.ordinal, device.primary_flags, device.primary_retained);
-        if self.contexts.contains(handle) {
-            self.context_tear_down(handle)?;
-            if retained > 0 {
-                self.context_insert(handle, index, flags, true);
-            }
+        let primary = self.device(ordinal)?.primary;
+        if self.contexts.contains(primary) {
+            self.wait_and(self.queue.of(|c| c == primary), Driver::primary_renew, ordinal as u64);
+        }
+        Ok(())
+    }
+
+    fn primary_renew(&mut self, ordinal: u64) -> Res {
+        let device = &self.devices[ordinal as usize];
+        let (handle, flags, retained) = (device.primary, device.primary_flags, device.primary_retained);
+        self.context_tear_down(handle)?;
+        if retained > 0 {
+            self.context_insert(handle, ordinal as usize, flags, true);
         }
         Ok(())
     }

@@ -1,11 +1,17 @@
 //! Copies and fills: every address is checked when the call is made.
 
+use std::sync::Arc;
+
 use super::Driver;
+use super::capture::Status;
 use super::fault::FaultPoint;
 use super::table::Handle;
 use super::work::{Copy, End, Fill, Work};
 use crate::code::{Code, Res, require};
 use crate::host::HostRange;
+
+/// Bytes of pageable host memory that a copy takes at once; with more it waits until they are on the device.
+const STAGED_BYTES_MAX: u64 = 64 << 10;
 
 /// Whether a call returns at once or when the work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +33,39 @@ pub enum Pointer {
 impl Driver {
     pub fn copy(&mut self, to: Pointer, from: Pointer, bytes: u64, order: Order) -> Res {
         self.context()?;
-        let order = self.resolve(order)?;
+        let stream = self.stream_of(order)?;
         if bytes == 0 {
             return Ok(());
         }
-        let copy = self.checked_copy(to, from, bytes)?;
+        let mut copy = self.checked_copy(to, from, bytes)?;
+        if order == Order::Blocking {
+            self.legacy_allowed(stream)?;
+            self.refuse_unsafe_call()?;
+        }
         self.fault(FaultPoint::Copy)?;
-        self.submit_in(order, Work::Copy(copy))
+        if self.capture_status(stream)? != Status::None {
+            return self.submit(stream, Work::Copy(copy));
+        }
+        let waits = self.stage(&mut copy, order);
+        self.submit(stream, Work::Copy(copy))?;
+        if waits { self.wait_for_stream(stream) } else { Ok(()) }
+    }
+
+    /// Whether a copy returns only when it is done; what need not wait for pageable memory takes its bytes now. The rules are
+    /// those of the driver API's "API synchronization behavior".
+    fn stage(&self, copy: &mut Copy, order: Order) -> bool {
+        let is_pinned = |host: &HostRange| self.range_of(host.address).is_some_and(|(_, r)| r.is_host());
+        match (&copy.to, &copy.from) {
+            (End::Device { .. }, End::Host(host)) if is_pinned(host) => order == Order::Blocking,
+            (End::Host(host), End::Device { .. }) if is_pinned(host) => order == Order::Blocking,
+            (End::Device { .. }, End::Host(host)) if host.bytes <= STAGED_BYTES_MAX => {
+                let bytes: Arc<[u8]> = host.read(|b| Arc::from(b));
+                copy.from = End::Staged(bytes);
+                false
+            }
+            (End::Device { .. }, End::Device { .. }) => false,
+            _ => true,
+        }
     }
 
     /// A copy whose addresses are known to be good.
@@ -44,13 +76,19 @@ impl Driver {
     /// Fills `width` elements of 1, 2 or 4 bytes, in `height` rows `pitch` bytes apart.
     pub fn fill(&mut self, fill: Fill, order: Order) -> Res {
         self.context()?;
-        let order = self.resolve(order)?;
+        let stream = self.stream_of(order)?;
         if fill.width == 0 || fill.height == 0 {
             return Ok(());
         }
         self.check_fill(&fill)?;
+        if order == Order::Blocking {
+            self.legacy_allowed(stream)?;
+            self.refuse_unsafe_call()?;
+        }
         self.fault(FaultPoint::Copy)?;
-        self.submit_in(order, Work::Fill(fill))
+        let is_host = self.range_of(fill.address).is_some_and(|(_, r)| r.is_host());
+        self.submit(stream, Work::Fill(fill))?;
+        if order == Order::Blocking && is_host { self.wait_for_stream(stream) } else { Ok(()) }
     }
 
     pub fn check_fill(&self, fill: &Fill) -> Res {
@@ -78,17 +116,10 @@ impl Driver {
         self.copy(Pointer::Device(to.0), Pointer::Device(from.0), bytes, order)
     }
 
-    fn resolve(&mut self, order: Order) -> Res<Order> {
+    fn stream_of(&mut self, order: Order) -> Res<Handle> {
         match order {
-            Order::Stream(handle) => self.stream(handle).map(Order::Stream),
-            Order::Blocking => Ok(Order::Blocking),
-        }
-    }
-
-    fn submit_in(&mut self, order: Order, work: Work) -> Res {
-        match order {
-            Order::Stream(stream) => self.submit(stream, work),
-            Order::Blocking => self.submit_blocking(work),
+            Order::Stream(handle) => self.stream(handle),
+            Order::Blocking => self.stream(0),
         }
     }
 

@@ -11,6 +11,10 @@ pub struct Directives {
     pub registers_max: Option<u32>,
     /// `.minnctapersm`.
     pub blocks_per_sm_min: Option<u32>,
+    /// Whether `griddepcontrol.launch_dependents` is in the body.
+    pub launches_dependents: bool,
+    /// Whether `griddepcontrol.wait` is in the body, or perhaps in a function that it calls.
+    pub waits_for_dependencies: bool,
 }
 
 impl Directives {
@@ -28,7 +32,14 @@ impl Directives {
                 Some(params) => params.split_once(')').map_or("", |(_, t)| t),
                 None => tail,
             };
-            return Self::read(tail.split('{').next().unwrap_or(""));
+            let (header, body) = tail.split_once('{').unwrap_or((tail, ""));
+            let body = before_closing_brace(body);
+            let wait = "griddepcontrol.wait";
+            return Directives {
+                launches_dependents: body.contains("griddepcontrol.launch_dependents"),
+                waits_for_dependencies: body.contains(wait) || body.contains("call") && ptx.contains(wait),
+                ..Self::read(header)
+            };
         }
         Directives::default()
     }
@@ -46,6 +57,7 @@ impl Directives {
             threads_max: numbers(".maxntid").map(|n| n.iter().product()),
             registers_max: numbers(".maxnreg").map(|n| n[0]),
             blocks_per_sm_min: numbers(".minnctapersm").map(|n| n[0]),
+            ..Directives::default()
         }
     }
 
@@ -53,6 +65,16 @@ impl Directives {
     pub fn threads(&self) -> Option<u32> {
         self.block_required.map(|b| b.iter().product()).or(self.threads_max)
     }
+}
+
+/// What is in front of the brace that closes a block whose opening brace is not part of `text`.
+fn before_closing_brace(text: &str) -> &str {
+    let mut depth = 1;
+    let end = text.find(|c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        depth == 0
+    });
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// PTX version times ten, as `CU_FUNC_ATTRIBUTE_PTX_VERSION` gives it.
@@ -76,7 +98,8 @@ mod tests {
 .minnctapersm 2
 .maxnreg 96
 { .reg .b32 %r<2>; ret; }
-.entry fixed .reqntid 64 { ret; }";
+.entry fixed .reqntid 64 { { griddepcontrol.launch_dependents; } ret; }
+.entry second() { griddepcontrol.wait; ret; }";
 
     #[test]
     fn directives_belong_to_their_entry() {
@@ -87,6 +110,14 @@ mod tests {
             (Some(256), Some(96), Some(2))
         );
         assert_eq!(Directives::of(PTX, "fixed").block_required, Some([64, 1, 1]));
+        let overlap = |name| {
+            let d = Directives::of(PTX, name);
+            (d.launches_dependents, d.waits_for_dependencies)
+        };
+        assert_eq!(
+            [overlap("plain"), overlap("fixed"), overlap("second")],
+            [(false, false), (true, false), (false, true)]
+        );
         assert_eq!(Directives::of(PTX, "absent"), Directives::default());
         assert_eq!(ptx_version(PTX), 87);
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::Driver;
 use super::capture::Status;
 use super::fault::FaultPoint;
+use super::queue::TaskId;
 use super::table::Handle;
 use super::work::Work;
 use crate::code::{Code, Res, refuse, require};
@@ -17,7 +18,8 @@ const EXTERNAL: u32 = 1;
 #[derive(Clone, Debug)]
 pub enum EventState {
     Never,
-    /// Work runs at once, so that what is recorded is also done.
+    /// By a task, which may be done: only if the context was lost.
+    Pending(TaskId),
     Done(Instant),
     /// In a capture, after these nodes.
     Captured(u64, Vec<usize>),
@@ -29,6 +31,16 @@ pub struct Event {
     pub context: Handle,
     pub has_timing: bool,
     pub state: EventState,
+}
+
+impl Event {
+    /// The task that will record it.
+    pub fn pending(&self) -> Option<TaskId> {
+        match self.state {
+            EventState::Pending(task) => Some(task),
+            _ => None,
+        }
+    }
 }
 
 impl Driver {
@@ -67,14 +79,25 @@ impl Driver {
                 }
                 Ok(())
             }
-            (Status::None, _) => self.event_mark(event),
+            (Status::None, _) => self.submit(stream, Work::RecordEvent(event)),
         }
     }
 
-    /// Marks an event as recorded and done.
-    pub fn event_mark(&mut self, event: Handle) -> Res {
-        self.events.get_mut(event)?.state = EventState::Done(Instant::now());
-        Ok(())
+    /// Adds a task that records an event.
+    pub fn enqueue_record(&mut self, context: Handle, event: Handle, after: &[TaskId]) -> Res<TaskId> {
+        self.events.get(event)?;
+        let task = self.enqueue(context, Work::RecordEvent(event), after);
+        self.events.get_mut(event)?.state = EventState::Pending(task);
+        Ok(task)
+    }
+
+    /// Notes when a task recorded an event, unless it was recorded anew or destroyed meanwhile.
+    pub fn event_mark(&mut self, event: Handle, task: TaskId) {
+        if let Ok(event) = self.events.get_mut(event)
+            && event.pending() == Some(task)
+        {
+            event.state = EventState::Done(Instant::now());
+        }
     }
 
     pub fn event_wait(&mut self, stream: Handle, event: Handle, flags: u32) -> Res {
@@ -96,36 +119,48 @@ impl Driver {
                     "a capturing stream would wait for an event from outside its capture",
                 )
             }
-            (Status::None, _) => self.legacy_allowed(stream),
+            (Status::None, _) => self.submit(stream, Work::WaitEvent(event)),
         }
     }
 
     pub fn event_synchronize(&mut self, event: Handle) -> Res {
-        self.event_query(event)?;
-        self.fault(FaultPoint::Sync)
+        let task = self.event_task(event)?;
+        self.fault(FaultPoint::Sync)?;
+        let context = self.events.get(event)?.context;
+        self.wait_for(task.into_iter().collect(), context);
+        Ok(())
     }
 
     pub fn event_query(&mut self, event: Handle) -> Res {
+        let task = self.event_task(event)?;
+        self.ask_done(&Vec::from_iter(task))
+    }
+
+    /// The task that an event waits for.
+    fn event_task(&mut self, event: Handle) -> Res<Option<TaskId>> {
         self.context()?;
         if let EventState::Captured(id, _) = self.events.get(event)?.state {
             self.invalidate(id);
             return refuse(Code::CapturedEvent, "the event was last recorded in a capture");
         }
-        Ok(())
+        Ok(self.events.get(event)?.pending())
     }
 
     /// Milliseconds of the host's clock: how long the simulation took, which says nothing about a device.
-    pub fn event_elapsed_ms(&self, start: Handle, end: Handle) -> Res<f32> {
+    pub fn event_elapsed_ms(&mut self, start: Handle, end: Handle) -> Res<f32> {
         self.context()?;
+        let pending = [start, end].map(|e| self.events.get(e).ok().and_then(Event::pending));
         let (start, end) = (self.events.get(start)?, self.events.get(end)?);
         require(
             start.has_timing && end.has_timing,
             Code::InvalidHandle,
             "an event was created with CU_EVENT_DISABLE_TIMING",
         )?;
-        match (&start.state, &end.state) {
+        let states = (start.state.clone(), end.state.clone());
+        self.ask_done(&Vec::from_iter(pending.into_iter().flatten()))?;
+        match states {
             (EventState::Done(from), EventState::Done(to)) => {
-                let (later, earlier) = (to.saturating_duration_since(*from), from.saturating_duration_since(*to));
+                let (later, earlier) = (to.saturating_duration_since(from), from.saturating_duration_since(to));
                 Ok((later.as_secs_f64() - earlier.as_secs_f64()) as f32 * 1e3)
             }
             (EventState::Captured(..), _) | (_, EventState::Captured(..)) => {

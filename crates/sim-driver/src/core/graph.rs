@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Driver;
 use super::fault::FaultPoint;
+use super::queue::TaskId;
 use super::table::Handle;
 use super::work::{End, KernelWork, Work};
 use crate::code::{Code, Res, refuse, require};
@@ -35,6 +36,8 @@ pub struct NodeRef {
 pub struct Exec {
     pub context: Handle,
     pub nodes: Vec<Node>,
+    /// The tasks that end its last launch: one launch runs after the other, in whatever streams.
+    pub last: Vec<TaskId>,
 }
 
 /// `CUgraphExecUpdateResult`, for changes that an update cannot make.
@@ -66,6 +69,7 @@ pub fn node_type(work: &Work) -> u32 {
         Work::Copy(_) => 1,
         Work::Fill(_) => 2,
         Work::Host(_) => 3,
+        Work::Free(_) => 11,
         Work::Graph(_) => 4,
         Work::Empty => 5,
         Work::WaitEvent(_) => 6,
@@ -147,7 +151,7 @@ impl Driver {
         let is_captured = self.captures.values().any(|c| c.graph == graph);
         require(!is_captured, Code::IllegalState, "the graph belongs to a capture that goes on")?;
         let nodes = self.graphs.get(graph)?.nodes.clone();
-        Ok(self.execs.insert(Exec { context, nodes }))
+        Ok(self.execs.insert(Exec { context, nodes, last: Vec::new() }))
     }
 
     /// Takes the parameters of a graph of the same shape.
@@ -180,8 +184,8 @@ impl Driver {
 
     pub fn exec_launch(&mut self, exec: Handle, stream: Handle) -> Res {
         let stream = self.stream(stream)?;
-        let Exec { context, nodes } = self.execs.get(exec)?;
-        let (context, nodes) = (*context, nodes.clone());
+        let Exec { context, nodes, last } = self.execs.get(exec)?;
+        let (context, nodes, last) = (*context, nodes.clone(), last.clone());
         require(
             self.streams.get(stream)?.context == context,
             Code::InvalidValue,
@@ -189,26 +193,8 @@ impl Driver {
         )?;
         self.fault(FaultPoint::Launch)?;
         self.report.graph_launch(nodes.len());
-        self.submit(stream, Work::Graph(nodes))
-    }
-
-    /// Runs the nodes in an order that the dependencies allow and the seed chooses.
-    pub fn run_graph(&mut self, context: Handle, nodes: &[Node]) -> Res {
-        let mut waits: Vec<usize> = nodes.iter().map(|n| n.after.len()).collect();
-        let mut ready: Vec<usize> = (0..nodes.len()).filter(|&i| waits[i] == 0).collect();
-        self.launches += 1;
-        let mut state = self.settings.seed ^ self.launches.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        while !ready.is_empty() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let node = ready.swap_remove((state >> 33) as usize % ready.len());
-            self.run(context, &nodes[node].work)?;
-            for later in (0..nodes.len()).filter(|&i| nodes[i].after.contains(&node)) {
-                waits[later] -= 1;
-                if waits[later] == 0 {
-                    ready.push(later);
-                }
-            }
-        }
+        let ends = self.submit_after(stream, Work::Graph(nodes), &last)?;
+        self.execs.get_mut(exec)?.last = ends;
         Ok(())
     }
 }
@@ -224,7 +210,7 @@ fn first_difference(old: &[Node], new: &[Node]) -> Option<(UpdateError, Handle)>
         match (&a.work, &b.work) {
             (x, y) if node_type(x) != node_type(y) => Some((UpdateError::NodeTypeChanged, b.handle)),
             // A copy keeps its direction and its devices.
-            (Work::Copy(x), Work::Copy(y)) if !same_place(x.to, y.to) || !same_place(x.from, y.from) => {
+            (Work::Copy(x), Work::Copy(y)) if !same_place(&x.to, &y.to) || !same_place(&x.from, &y.from) => {
                 Some((UpdateError::ParametersChanged, b.handle))
             }
             (Work::Graph(x), Work::Graph(y)) => first_difference(x, y).map(|(e, _)| (e, b.handle)),
@@ -233,7 +219,7 @@ fn first_difference(old: &[Node], new: &[Node]) -> Option<(UpdateError, Handle)>
     })
 }
 
-fn same_place(a: End, b: End) -> bool {
+fn same_place(a: &End, b: &End) -> bool {
     match (a, b) {
         (End::Host(_), End::Host(_)) => true,
         (End::Device { device: x, .. }, End::Device { device: y, .. }) => x == y,

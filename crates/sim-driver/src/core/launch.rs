@@ -22,6 +22,8 @@ pub struct Request {
     pub cluster: Option<[u32; 3]>,
     pub dynamic_shared_bytes: u32,
     pub cooperative: bool,
+    /// The launch may start before the one in front of it has ended.
+    pub is_early: bool,
     pub params: Vec<u8>,
 }
 
@@ -73,6 +75,9 @@ impl Driver {
             cluster,
             dynamic_shared_bytes: request.dynamic_shared_bytes,
             cooperative: request.cooperative,
+            is_early: request.is_early,
+            launches_dependents: function.directives.launches_dependents,
+            waits_for_dependencies: function.directives.waits_for_dependencies,
             params: request.params,
         })
     }

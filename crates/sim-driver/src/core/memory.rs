@@ -114,7 +114,13 @@ impl Driver {
         };
         require(is_freeable, Code::InvalidValue, format!("{address:#x} is not the start of a live allocation"))?;
         self.refuse_unsafe_call()?;
-        self.range_remove(address)
+        self.remove_when_idle(address);
+        Ok(())
+    }
+
+    /// Removes a range when all that was submitted has run, as freeing and unmapping wait on a device.
+    fn remove_when_idle(&mut self, address: u64) {
+        self.wait_and(self.queue.of(|_| true), Driver::range_remove, address);
     }
 
     /// Unmaps or frees a range, whatever it is.
@@ -163,7 +169,8 @@ impl Driver {
             _ => return refuse(Code::InvalidValue, format!("{address:#x} is not from cuMemHostAlloc, or was freed")),
         }
         self.refuse_unsafe_call()?;
-        self.range_remove(address)
+        self.remove_when_idle(address);
+        Ok(())
     }
 
     pub fn host_register(&mut self, host: HostRange, flags: u32) -> Res {
@@ -185,7 +192,8 @@ impl Driver {
             _ => return refuse(Code::HostMemoryNotRegistered, format!("{address:#x} is not registered")),
         }
         self.refuse_unsafe_call()?;
-        self.range_remove(address)
+        self.remove_when_idle(address);
+        Ok(())
     }
 
     fn map(&mut self, host: HostRange, context: Handle, flags: u32, kind: RangeKind) -> Res {

@@ -1,7 +1,7 @@
 //! The driver behind the C calls: safe code over one [`Driver`], which a lock guards.
 //!
-//! Streams run their work when it is submitted, in order: a legal schedule of the asynchronous machine. Graphs run their nodes in
-//! an order that the dependencies allow and the seed chooses.
+//! Work that is submitted waits in a [`queue::Queue`] and runs in an order that streams, events and graphs allow and the seed
+//! chooses.
 
 pub mod capture;
 pub mod context;
@@ -16,6 +16,7 @@ pub mod memory;
 pub mod module;
 pub mod occupancy;
 pub mod pool;
+pub mod queue;
 pub mod report;
 pub mod settings;
 pub mod stream;
@@ -36,6 +37,7 @@ use graph::{Exec, Graph, NodeRef};
 use memory::Range;
 use module::{Function, Library, LibraryKernel, Module};
 use pool::Pool;
+use queue::{Queue, Waiting};
 use report::Report;
 use settings::Settings;
 use stream::Stream;
@@ -61,6 +63,9 @@ pub struct Driver {
     /// Everything that a device address may be, by first address.
     pub memory: BTreeMap<u64, Range>,
     pub report: Report,
+    pub queue: Queue,
+    /// What the current call waits for before it returns.
+    pub waiting: Option<Waiting>,
     pub launches: u64,
     pub next_capture: u64,
 }
@@ -78,6 +83,8 @@ impl Driver {
         devices.iter().for_each(|device| report.device(&device.limits));
         Driver {
             report,
+            queue: Queue::new(settings.seed),
+            waiting: None,
             settings,
             devices,
             contexts,

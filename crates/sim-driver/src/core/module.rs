@@ -103,10 +103,11 @@ impl Driver {
     }
 
     pub fn module_unload(&mut self, module: Handle) -> Res {
-        self.context()?;
+        let context = self.context()?;
         self.modules.get(module)?;
         self.refuse_unsafe_call()?;
-        self.module_remove(module)
+        self.wait_and(self.queue.of(|c| c == context), Driver::module_remove, module);
+        Ok(())
     }
 
     /// Frees a module and its functions.
@@ -171,6 +172,12 @@ impl Driver {
     }
 
     pub fn library_unload(&mut self, handle: Handle) -> Res {
+        self.libraries.get(handle)?;
+        self.wait_and(self.queue.of(|_| true), Driver::library_remove, handle);
+        Ok(())
+    }
+
+    fn library_remove(&mut self, handle: Handle) -> Res {
         let library = self.libraries.remove(handle)?;
         self.library_kernels.retain(|_, k| k.library != handle);
         library.modules.into_values().try_for_each(|m| self.module_remove(m))

@@ -1,10 +1,12 @@
-//! Memory pools and stream-ordered allocation. Freed memory goes back at once, so that every use after it is seen.
+//! Memory pools and stream-ordered allocation. Freed memory goes back in stream order and is never used again, so that every use
+//! after it is seen.
 
 use super::Driver;
 use super::capture::Status;
 use super::fault::FaultPoint;
-use super::memory::RangeKind;
+use super::memory::{Range, RangeKind};
 use super::table::Handle;
+use super::work::{Free, Work};
 use crate::code::{Code, Res, refuse, require};
 
 /// `CU_MEMPOOL_ATTR_*` by number.
@@ -113,12 +115,14 @@ impl Driver {
 
     pub fn free_async(&mut self, address: u64, stream: Handle) -> Res {
         let stream = self.stream(stream)?;
-        match self.memory.get(&address).map(|r| &r.kind) {
-            Some(RangeKind::Device | RangeKind::Pool(_)) => {}
+        let (device, bytes, pool) = match self.memory.get(&address) {
+            Some(Range { kind: RangeKind::Device, device, bytes, .. }) => (*device, *bytes, None),
+            Some(Range { kind: RangeKind::Pool(pool), device, bytes, .. }) => (*device, *bytes, Some(*pool)),
             _ => return refuse(Code::InvalidValue, format!("{address:#x} is not the start of a live allocation")),
-        }
+        };
         self.stream_ordered_memory(stream)?;
-        self.range_remove(address)
+        self.memory.remove(&address);
+        self.submit(stream, Work::Free(Free { device, address, bytes, pool }))
     }
 
     /// Memory nodes of graphs are not simulated.

@@ -37,6 +37,8 @@ pub struct Settings {
     pub arithmetic: Arithmetic,
     /// `KILN_SIM_FAULT`: a list such as `alloc:3,launch:2`.
     pub faults: Faults,
+    /// `CUDA_LAUNCH_BLOCKING=1`: launches return when they are done, as on a GPU.
+    pub launch_blocking: bool,
     /// `KILN_SIM_LOG=1`: every refused call is explained on stderr.
     pub log: bool,
     /// `KILN_SIM_REPORT`: a file that gets one JSON line for each launch and copy.
@@ -74,6 +76,7 @@ impl Settings {
                     expected: "a list of alloc:N, copy:N, launch:N and sync:N with N from 1",
                 })?,
             },
+            launch_blocking: lookup("CUDA_LAUNCH_BLOCKING").as_deref() == Some("1"),
             log: number("KILN_SIM_LOG", "0 or 1", 0..=1)? == Some(1),
             report: lookup("KILN_SIM_REPORT"),
             report_lines: number("KILN_SIM_REPORT_LINES", "0 or 1", 0..=1)? == Some(1),

@@ -1,11 +1,12 @@
-//! Streams: in-order queues, which run their work at once or record it.
+//! Streams: each orders its work, and records it while it captures.
 
 use super::Driver;
 use super::capture::Status;
 use super::context::ThreadKey;
 use super::fault::FaultPoint;
+use super::queue::TaskId;
 use super::table::Handle;
-use super::work::Work;
+use super::work::{KernelWork, Work};
 use crate::code::{Code, Res, refuse, require};
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`; null means legacy too.
@@ -32,11 +33,15 @@ pub struct Stream {
     pub priority: i32,
     /// The capture it takes part in, and the nodes that its next one will depend on.
     pub capture: Option<(u64, Vec<usize>)>,
+    /// The tasks that its next one comes after.
+    last: Vec<TaskId>,
+    /// What those came after, if they are a launch that lets the next start early.
+    before_early: Option<Vec<TaskId>>,
 }
 
 impl Stream {
     pub fn new(context: Handle, kind: StreamKind, priority: i32) -> Self {
-        Stream { context, kind, priority, capture: None }
+        Stream { context, kind, priority, capture: None, last: Vec::new(), before_early: None }
     }
 }
 
@@ -76,6 +81,11 @@ impl Driver {
     pub fn stream_destroy(&mut self, handle: Handle) -> Res {
         require(handle > PER_THREAD, Code::InvalidHandle, "the default streams cannot be destroyed")?;
         let stream = self.streams.remove(handle)?;
+        if stream.kind == StreamKind::Blocking {
+            // The work goes on, and the legacy stream still waits for it.
+            let legacy = self.contexts.get(stream.context)?.legacy_stream;
+            self.streams.get_mut(legacy)?.last.extend(stream.last);
+        }
         if let Some((capture, _)) = stream.capture {
             self.invalidate(capture);
             if self.captures.get(&capture).is_some_and(|c| c.origin == handle) {
@@ -88,12 +98,23 @@ impl Driver {
     pub fn stream_synchronize(&mut self, handle: Handle) -> Res {
         let stream = self.stream(handle)?;
         self.refuse_while_capturing(stream)?;
-        self.fault(FaultPoint::Sync)
+        self.fault(FaultPoint::Sync)?;
+        self.wait_for_stream(stream)
+    }
+
+    /// Makes the current call wait for all that was submitted to a stream.
+    pub fn wait_for_stream(&mut self, stream: Handle) -> Res {
+        let context = self.streams.get(stream)?.context;
+        let tasks = self.before_next(stream)?;
+        self.wait_for(tasks, context);
+        Ok(())
     }
 
     pub fn stream_query(&mut self, handle: Handle) -> Res {
         let stream = self.stream(handle)?;
-        self.refuse_while_capturing(stream)
+        self.refuse_while_capturing(stream)?;
+        let tasks = self.before_next(stream)?;
+        self.ask_done(&tasks)
     }
 
     pub fn context_synchronize(&mut self) -> Res {
@@ -103,7 +124,9 @@ impl Driver {
             capturing.into_iter().for_each(|c| self.invalidate(c));
             return refuse(Code::StreamCaptureUnsupported, "a stream of the context is capturing");
         }
-        self.fault(FaultPoint::Sync)
+        self.fault(FaultPoint::Sync)?;
+        self.wait_for(self.queue.of(|c| c == context), context);
+        Ok(())
     }
 
     /// Waiting for a stream, or asking about it, cannot be recorded; asking about the legacy stream asks about all that block on it.
@@ -135,25 +158,63 @@ impl Driver {
         streams.filter_map(|(_, s)| s.capture.as_ref().map(|c| c.0)).collect()
     }
 
-    /// Runs work in a stream, or records it.
+    /// Puts work into a stream, or records it.
     pub fn submit(&mut self, stream: Handle, work: Work) -> Res {
+        self.submit_after(stream, work, &[]).map(drop)
+    }
+
+    /// As [`Driver::submit`], after some more tasks; returns the tasks that end the work.
+    pub fn submit_after(&mut self, stream: Handle, work: Work, more: &[TaskId]) -> Res<Vec<TaskId>> {
         self.legacy_allowed(stream)?;
         match self.capture_status(stream)? {
-            Status::None => {
-                let context = self.streams.get(stream)?.context;
-                self.run(context, &work)
-            }
+            Status::None => self.append(stream, &work, more),
             Status::Invalidated => refuse(Code::StreamCaptureInvalidated, "the stream's capture was invalidated"),
-            Status::Active => self.capture_node(stream, work),
+            Status::Active => self.capture_node(stream, work).map(|()| Vec::new()),
         }
     }
 
-    /// As [`Driver::submit`], for calls that return when the work is done and so cannot be recorded.
-    pub fn submit_blocking(&mut self, work: Work) -> Res {
-        let context = self.context()?;
-        let stream = self.contexts.get(context)?.legacy_stream;
-        self.legacy_allowed(stream)?;
-        self.refuse_unsafe_call()?;
-        self.run(context, &work)
+    fn append(&mut self, stream: Handle, work: &Work, more: &[TaskId]) -> Res<Vec<TaskId>> {
+        let mut before = self.before_next(stream)?;
+        before.extend(more);
+        let entry = self.streams.get(stream)?;
+        let (context, mut last) = (entry.context, Vec::new());
+        if let (Work::Kernel(kernel), Some(earlier)) = (work, &entry.before_early)
+            && kernel.is_early
+            && !kernel.waits_for_dependencies
+        {
+            // It neither waits for the launch in front nor tells it apart: the two may run in either order.
+            last = std::mem::replace(&mut before, earlier.clone());
+        }
+        let ends = self.enqueue_node(context, work, &before)?;
+        let lets_next_start = matches!(work, Work::Kernel(KernelWork { launches_dependents: true, .. }));
+        last.extend(&ends);
+        let entry = self.streams.get_mut(stream)?;
+        entry.last = last;
+        entry.before_early = lets_next_start.then_some(before);
+        if self.settings.launch_blocking && matches!(work, Work::Kernel(_) | Work::Graph(_)) {
+            self.wait_for_stream(stream)?;
+        }
+        self.limit_queue();
+        Ok(ends)
+    }
+
+    /// The tasks that a stream's next one comes after: its own, and those of the streams that it blocks on.
+    fn before_next(&self, handle: Handle) -> Res<Vec<TaskId>> {
+        let stream = self.streams.get(handle)?;
+        let mut last = stream.last.clone();
+        match stream.kind {
+            StreamKind::NonBlocking => {}
+            StreamKind::Blocking => {
+                let legacy = self.contexts.get(stream.context)?.legacy_stream;
+                last.extend(&self.streams.get(legacy)?.last);
+            }
+            StreamKind::Legacy => {
+                let blocking = self.streams.iter().map(|(_, s)| s);
+                let blocking = blocking.filter(|s| s.context == stream.context && s.kind == StreamKind::Blocking);
+                last.extend(blocking.flat_map(|s| &s.last));
+            }
+        }
+        last.retain(|&t| self.queue.holds(t));
+        Ok(last)
     }
 }

@@ -7,6 +7,7 @@ use sim_exec::{FindingKind, Kernel, LaunchConfig, LaunchError};
 
 use super::Driver;
 use super::graph::Node;
+use super::queue::{Task, TaskId};
 use super::table::Handle;
 use crate::code::{Code, Refusal, Res, refuse};
 use crate::host::{HostCall, HostRange};
@@ -17,6 +18,7 @@ pub enum Work {
     Kernel(KernelWork),
     Copy(Copy),
     Fill(Fill),
+    Free(Free),
     Host(HostCall),
     Empty,
     Graph(Vec<Node>),
@@ -34,17 +36,28 @@ pub struct KernelWork {
     pub cluster: [u32; 3],
     pub dynamic_shared_bytes: u32,
     pub cooperative: bool,
+    /// May start before the launch in front of it has ended (programmatic dependent launch).
+    pub is_early: bool,
+    /// Has a `griddepcontrol.launch_dependents`.
+    pub launches_dependents: bool,
+    /// Has a `griddepcontrol.wait`.
+    pub waits_for_dependencies: bool,
     pub params: Vec<u8>,
 }
 
 /// Where a copy begins or ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum End {
-    Device { device: usize, address: u64 },
+    Device {
+        device: usize,
+        address: u64,
+    },
     Host(HostRange),
+    /// Bytes of pageable memory, taken when the copy was submitted.
+    Staged(Arc<[u8]>),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Copy {
     pub to: End,
     pub from: End,
@@ -62,6 +75,16 @@ pub struct Fill {
     pub pitch: u64,
 }
 
+/// Memory that stream order frees.
+#[derive(Clone, Copy, Debug)]
+pub struct Free {
+    pub device: usize,
+    pub address: u64,
+    pub bytes: u64,
+    /// The pool that it goes back to.
+    pub pool: Option<Handle>,
+}
+
 /// The code that a checker's finding ends a launch with.
 fn code_of(kind: FindingKind) -> Code {
     match kind {
@@ -75,31 +98,26 @@ fn code_of(kind: FindingKind) -> Code {
 }
 
 impl Driver {
-    /// Runs work to its end. What fails here fails on the device, so that the context is lost.
-    pub fn run(&mut self, context: Handle, work: &Work) -> Res {
-        let result = match work {
-            Work::Kernel(kernel) => self.run_kernel(context, kernel),
+    /// Runs a task to its end. What fails here fails on the device.
+    pub fn run(&mut self, id: TaskId, task: &Task) -> Res {
+        match &task.work {
+            Work::Kernel(kernel) => self.run_kernel(task, kernel),
             Work::Copy(copy) => self.run_copy(copy),
             Work::Fill(fill) => self.run_fill(fill),
-            Work::Host(call) => {
-                call.run();
+            Work::Free(free) => self.run_free(free),
+            Work::RecordEvent(event) => {
+                self.event_mark(*event, id);
                 Ok(())
             }
-            Work::Empty | Work::WaitEvent(_) => Ok(()),
-            Work::Graph(nodes) => return self.run_graph(context, nodes),
-            Work::RecordEvent(event) => self.event_mark(*event),
-        };
-        if let Err(refusal) = &result {
-            self.poison(context, refusal);
+            // Graphs were taken apart; waiting is the queue's affair; host functions are called outside the driver.
+            Work::Empty | Work::WaitEvent(_) | Work::Graph(_) | Work::Host(_) => Ok(()),
         }
-        result
     }
 
-    fn run_kernel(&mut self, context: Handle, work: &KernelWork) -> Res {
-        self.functions.get(work.function)?;
+    fn run_kernel(&mut self, task: &Task, work: &KernelWork) -> Res {
+        let context = task.context;
         let grid_workspace = if work.cooperative { self.grid_workspace(context)? } else { 0 };
         let device = &self.devices[self.contexts.get(context)?.device];
-        self.launches += 1;
         let config = LaunchConfig {
             grid: work.grid,
             block: work.block,
@@ -107,7 +125,7 @@ impl Driver {
             dynamic_shared_bytes: work.dynamic_shared_bytes,
             cooperative: work.cooperative,
             params: &work.params,
-            seed: self.settings.seed.wrapping_add(self.launches.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            seed: self.settings.seed.wrapping_add(task.launch.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             grid_workspace,
         };
         match device.gpu.launch(&work.kernel, &config) {
@@ -120,10 +138,7 @@ impl Driver {
             }
             Err(LaunchError::Invalid(why)) => refuse(Code::InvalidValue, why),
             Err(LaunchError::Finding(finding)) => {
-                eprintln!(
-                    "simulated GPU: {finding}\n  (KILN_SIM_SEED={}, launch {})",
-                    self.settings.seed, self.launches
-                );
+                eprintln!("simulated GPU: {finding}\n  (KILN_SIM_SEED={}, launch {})", self.settings.seed, task.launch);
                 refuse(code_of(finding.kind), finding.to_string())
             }
         }
@@ -146,36 +161,49 @@ impl Driver {
 
     fn run_copy(&mut self, copy: &Copy) -> Res {
         let memory = |device: usize| &self.devices[device].gpu.memory;
-        let (direction, result) = match (copy.to, copy.from) {
-            (End::Device { device, address }, End::Host(host)) => {
+        let (direction, result) = match (&copy.to, &copy.from) {
+            (&End::Device { device, address }, End::Staged(bytes)) => {
+                ("host_to_device", memory(device).write(address, bytes))
+            }
+            (&End::Device { device, address }, End::Host(host)) => {
                 ("host_to_device", host.read(|bytes| memory(device).write(address, bytes)))
             }
-            (End::Host(host), End::Device { device, address }) => {
+            (End::Host(host), &End::Device { device, address }) => {
                 ("device_to_host", host.write(|bytes| memory(device).read(address, bytes)))
             }
-            (End::Device { device: to, address: target }, End::Device { device: from, address: source })
+            (&End::Device { device: to, address: target }, &End::Device { device: from, address: source })
                 if to == from =>
             {
                 ("device_to_device", memory(to).copy(target, source, copy.bytes))
             }
-            (End::Device { device: to, address: target }, End::Device { device: from, address: source }) => {
+            (&End::Device { device: to, address: target }, &End::Device { device: from, address: source }) => {
                 let mut bytes = vec![0; copy.bytes as usize];
                 let read = memory(from).read(source, &mut bytes);
                 ("peer_to_peer", read.and_then(|()| memory(to).write(target, &bytes)))
             }
             (End::Host(to), End::Host(from)) => {
                 let bytes = from.read(<[u8]>::to_vec);
-                (
-                    "host_to_host",
-                    to.write(|t| {
-                        t.copy_from_slice(&bytes);
-                        Ok(())
-                    }),
-                )
+                to.write(|t| t.copy_from_slice(&bytes));
+                ("host_to_host", Ok(()))
             }
+            (End::Host(to), End::Staged(bytes)) => {
+                to.write(|t| t.copy_from_slice(bytes));
+                ("host_to_host", Ok(()))
+            }
+            (End::Staged(_), _) => unreachable!("staged bytes are only read"),
         };
         self.report.copy(direction, copy.bytes);
         result.or_else(gone)
+    }
+
+    /// Frees what [`Driver::free_async`] took out of the registry.
+    pub fn run_free(&mut self, free: &Free) -> Res {
+        if let Some(pool) = free.pool
+            && let Ok(pool) = self.pools.get_mut(pool)
+        {
+            pool.used_bytes -= free.bytes;
+        }
+        self.devices[free.device].gpu.memory.free(free.address).or_else(gone)
     }
 
     fn run_fill(&self, fill: &Fill) -> Res {

@@ -1,6 +1,8 @@
 //! Runs a test in a process of its own that finds the simulated driver as `libcuda.so`.
 #![allow(dead_code)]
 
+pub mod program;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
