@@ -338,7 +338,7 @@ template <int HD> struct Attend {
 
 // Grid: {items, KV heads}; 128 threads; dynamic shared memory AttendShared<HD>.
 #define KILN_ATTEND(HD)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(KILN_ATTEND_THREADS) kiln_attend_##HD(                                      \
+    extern "C" __global__ void __launch_bounds__(KILN_ATTEND_THREADS, 2) kiln_attend_##HD(                                      \
         const __grid_constant__ KilnAttendParams p) {                                                                        \
         extern __shared__ __align__(128) unsigned char memory[];                                                             \
         if (blockIdx.x >= p.step->num_attend_items) return;                                                                  \

@@ -26,13 +26,13 @@ enum class Formats { ALL, FLOATS, INTEGERS };
 template <int F, int ROWS, typename Input>
 __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
     if constexpr (Format<F>::is_float) {
+        // Columns outside, rows inside: one word of weights is in use at a time.
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (r >= rows) break;
-            const float4 *values = x.values(r, block);
+        for (int i = 0; i < KILN_BLOCK / 4; i++) {
 #pragma unroll
-            for (int i = 0; i < KILN_BLOCK / 4; i++) {
-                const float4 v = values[i];
+            for (int r = 0; r < ROWS; r++) {
+                if (r >= rows) break;
+                const float4 v = x.values(r, block)[i];
                 const float column[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
@@ -76,7 +76,7 @@ __device__ inline void segment_sums(const KilnMatrix &m, unsigned tile, unsigned
     dispatch_format(m.format, [&](auto format) {
         constexpr int F = decltype(format)::value;
         if constexpr (FORMATS == Formats::ALL || (FORMATS == Formats::FLOATS) == Format<F>::is_float) {
-            constexpr int DEPTH = Format<F>::is_float ? 1 : ROWS > 2 ? 2 : 4;
+            constexpr int DEPTH = Format<F>::is_float || ROWS > 2 ? 1 : 2;
             unsigned block = start;
             // Loads of several blocks are in flight before the first is used.
             for (; block + DEPTH <= end; block += DEPTH) {

@@ -458,7 +458,7 @@ struct Sampler {
 using namespace kiln;
 
 // Tokens for all sample rows of the step. Dynamic shared memory: SampleShared with p.slice scores.
-extern "C" __global__ void __launch_bounds__(KILN_SAMPLE_THREADS) kiln_sample(const __grid_constant__ KilnSampleParams p) {
+extern "C" __global__ void __launch_bounds__(KILN_SAMPLE_THREADS, 1) kiln_sample(const __grid_constant__ KilnSampleParams p) {
     extern __shared__ __align__(16) unsigned char memory[];
     Sampler sampler(p, *(SampleShared *)memory);
     for (unsigned chain = blockIdx.y; chain < p.step->num_sample_chains; chain += gridDim.y) {
