@@ -26,19 +26,23 @@ enum class Formats { ALL, FLOATS, INTEGERS };
 template <int F, int ROWS, typename Input>
 __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
     if constexpr (Format<F>::is_float) {
-        // Columns outside, rows inside: one word of weights is in use at a time.
+        // Columns outside, four rows inside: few weights and inputs are in registers at a time.
+        constexpr int GROUP = ROWS < 4 ? ROWS : 4;
 #pragma unroll
-        for (int i = 0; i < KILN_BLOCK / 4; i++) {
+        for (int first = 0; first < ROWS; first += GROUP) {
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                if (r >= rows) break;
-                const float4 v = x.values(r, block)[i];
-                const float column[4] = {v.x, v.y, v.z, v.w};
+            for (int i = 0; i < KILN_BLOCK / 4; i++) {
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    float input = column[j];
-                    if constexpr (F == KILN_BF16) input = round_bf16(input);
-                    sums[r] = fmaf(float_weight<F>(s, 4 * i + j), input, sums[r]);
+                for (int r = first; r < first + GROUP; r++) {
+                    if (r >= rows) break;
+                    const float4 v = x.values(r, block)[i];
+                    const float column[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        float input = column[j];
+                        if constexpr (F == KILN_BF16) input = round_bf16(input);
+                        sums[r] = fmaf(float_weight<F>(s, 4 * i + j), input, sums[r]);
+                    }
                 }
             }
         }
