@@ -34,6 +34,7 @@ codes! {
     UnsupportedLimit = 215 c"CUDA_ERROR_UNSUPPORTED_LIMIT" c"limit is not supported on this architecture";
     PeerAccessUnsupported = 217 c"CUDA_ERROR_PEER_ACCESS_UNSUPPORTED" c"peer access is not supported between these two devices";
     InvalidPtx = 218 c"CUDA_ERROR_INVALID_PTX" c"a PTX JIT compilation failed";
+    UnsupportedPtxVersion = 222 c"CUDA_ERROR_UNSUPPORTED_PTX_VERSION" c"the provided PTX was compiled with an unsupported toolchain.";
     InvalidSource = 300 c"CUDA_ERROR_INVALID_SOURCE" c"device kernel image is invalid";
     FileNotFound = 301 c"CUDA_ERROR_FILE_NOT_FOUND" c"file not found";
     OperatingSystem = 304 c"CUDA_ERROR_OPERATING_SYSTEM" c"OS call failed or operation not supported on this OS";

@@ -57,8 +57,9 @@ calls! {
         flags.give(|| Ok(state.0))?;
         active.give(|| Ok(state.1.into()))
     };
-    cuCtxEnablePeerAccess(peer: Handle, _flags: u32) |d| {
+    cuCtxEnablePeerAccess(peer: Handle, flags: u32) |d| {
         d.context()?;
+        require(flags == 0, Code::InvalidValue, format!("flags {flags:#x}, expected 0"))?;
         d.contexts.get(peer)?;
         refuse(Code::PeerAccessUnsupported, "kernels see only the memory of their own device")
     };

@@ -16,6 +16,9 @@ use crate::code::{Code, Res, refuse, require};
 /// Registers that a thread can have: the others spill.
 const REGISTERS_PER_THREAD_MAX: u32 = 255;
 
+/// The newest PTX ISA whose text is read, times ten: that of the CUDA 13 releases.
+const PTX_VERSION_MAX: u32 = 99;
+
 /// A module in a context.
 #[derive(Debug)]
 pub struct Module {
@@ -86,6 +89,12 @@ impl Driver {
             target.runs_on(major, minor),
             Code::InvalidPtx,
             format!("PTX for {target} does not run on compute capability {major}.{minor}"),
+        )?;
+        let version = ptx_version(ptx);
+        require(
+            version <= PTX_VERSION_MAX,
+            Code::UnsupportedPtxVersion,
+            format!("PTX version {}.{}", version / 10, version % 10),
         )?;
         let loaded = match LoadedModule::load(&self.devices[device].gpu, ptx, "module.ptx") {
             Ok(loaded) => loaded,

@@ -41,20 +41,21 @@ pub fn encode(a: &TiledArguments) -> Res<[u64; 16]> {
     let (element_bytes, has_nan) = element(a.data_type)?;
     invalid((1..=5).contains(&rank), format!("tensor rank {rank}, expected 1 to 5"))?;
     invalid(a.interleave <= 2, format!("interleave {}", a.interleave))?;
-    require(a.interleave == 0, Code::NotSupported, "interleaved tensor maps are not simulated")?;
+    let unit = if a.interleave == 2 { 32 } else { 16 };
     invalid(
-        a.address != 0 && a.address.is_multiple_of(16),
-        format!("global address {:#x} is no multiple of 16", a.address),
+        a.address != 0 && a.address.is_multiple_of(unit),
+        format!("global address {:#x} is no multiple of {unit}", a.address),
     )?;
     invalid(a.dims.iter().all(|&d| (1..=1 << 32).contains(&d)), format!("dimensions {:?}", a.dims))?;
     for &stride in &a.strides_bytes {
         invalid(
-            stride % 16 == 0 && stride < 1 << 40,
-            format!("a stride of {stride} bytes, expected a multiple of 16"),
+            stride.is_multiple_of(unit) && stride < 1 << 40,
+            format!("a stride of {stride} bytes, expected a multiple of {unit} below 2^40"),
         )?;
     }
     invalid(a.box_dims.iter().all(|d| (1..=256).contains(d)), format!("box {:?}, expected 1 to 256", a.box_dims))?;
     invalid(a.element_strides.iter().all(|s| (1..=8).contains(s)), format!("element strides {:?}", a.element_strides))?;
+    check_interleave(a)?;
     let inner_bytes = a.box_dims[0] * element_bytes;
     invalid(
         inner_bytes.is_multiple_of(16),
@@ -86,6 +87,21 @@ pub fn encode(a: &TiledArguments) -> Res<[u64; 16]> {
         data_type: a.data_type,
     };
     Ok(map.encode())
+}
+
+/// What interleaved layouts may be, before they are refused for not being simulated.
+fn check_interleave(a: &TiledArguments) -> Res {
+    if a.interleave == 0 {
+        return Ok(());
+    }
+    require(a.dims.len() >= 3, Code::InvalidValue, format!("an interleaved tensor of rank {}", a.dims.len()))?;
+    let is_swizzled = a.interleave != 2 || a.swizzle == 1;
+    require(
+        is_swizzled,
+        Code::InvalidValue,
+        format!("swizzle {} with 32-byte interleaving, expected 32 bytes", a.swizzle),
+    )?;
+    refuse(Code::NotSupported, "interleaved tensor maps are not simulated")
 }
 
 #[cfg(test)]
@@ -125,7 +141,8 @@ mod tests {
             (|a| a.element_strides[0] = 9, Code::InvalidValue),
             (|a| a.swizzle = 9, Code::InvalidValue),
             (|a| (a.data_type, a.box_dims[0]) = (2, 32), Code::InvalidValue),
-            (|a| a.interleave = 1, Code::NotSupported),
+            (|a| a.interleave = 1, Code::InvalidValue),
+            (|a| (a.interleave, a.dims, a.strides_bytes) = (1, vec![100, 60, 2], vec![208, 12480]), Code::NotSupported),
         ];
         for (i, (change, code)) in cases.iter().enumerate() {
             let mut arguments = good();

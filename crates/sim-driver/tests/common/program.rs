@@ -1,6 +1,6 @@
 //! What tests that call the driver API directly share: each function here is one call, or a few that always go together.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::null_mut;
 
 use cudarc::driver::sys::{self, CUcontext, CUevent, CUfunction, CUmodule, CUresult, CUstream};
@@ -92,4 +92,66 @@ pub fn word(address: u64, stream: CUstream) -> u32 {
     ok(unsafe { sys::cuMemcpyDtoHAsync_v2((&raw mut value).cast(), address, 4, stream) });
     ok(unsafe { sys::cuStreamSynchronize(stream) });
     value
+}
+
+unsafe extern "C" {
+    fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+/// A call as a function of the type that the test gives it: for values that cudarc's enumerations cannot hold.
+pub fn raw<F: Copy>(name: &str) -> F {
+    assert_eq!(size_of::<F>(), size_of::<usize>());
+    let name = CString::new(name).unwrap();
+    // RTLD_NOW.
+    let symbol = unsafe { dlsym(dlopen(c"libcuda.so.1".as_ptr(), 2), name.as_ptr()) };
+    assert!(!symbol.is_null(), "{name:?} is exported");
+    unsafe { std::mem::transmute_copy(&symbol) }
+}
+
+/// An attribute of a launch: its number, and its value in words.
+pub type LaunchAttribute = (u32, [u32; 16]);
+
+/// Clusters of so many CTAs in x.
+pub fn cluster(ctas: u32) -> LaunchAttribute {
+    let mut value = [0; 16];
+    value[..3].copy_from_slice(&[ctas, 1, 1]);
+    (4, value)
+}
+
+/// The launch may start before the one in front of it has ended.
+pub fn early() -> LaunchAttribute {
+    let mut value = [0; 16];
+    value[0] = 1;
+    (6, value)
+}
+
+/// A launch of CTAs of one thread, without parameters, in the default stream.
+pub fn launch_ex(function: CUfunction, ctas: u32, attributes: &[LaunchAttribute]) -> CUresult {
+    #[repr(C)]
+    struct Attribute {
+        id: u32,
+        pad: u32,
+        value: [u32; 16],
+    }
+    #[repr(C)]
+    struct Config {
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        stream: CUstream,
+        attributes: *const Attribute,
+        count: u32,
+    }
+    let attributes: Vec<Attribute> = attributes.iter().map(|&(id, value)| Attribute { id, pad: 0, value }).collect();
+    let config = Config {
+        grid: [ctas, 1, 1],
+        block: [1, 1, 1],
+        shared_bytes: 0,
+        stream: null_mut(),
+        attributes: attributes.as_ptr(),
+        count: attributes.len() as u32,
+    };
+    let call: extern "C" fn(&Config, CUfunction, usize, usize) -> CUresult = raw("cuLaunchKernelEx");
+    call(&config, function, 0, 0)
 }
