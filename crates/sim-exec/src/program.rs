@@ -11,6 +11,7 @@ use crate::matrix::descriptor::Major;
 use crate::matrix::fragments::{Fragment, Origin};
 use crate::matrix::moves::Arrangement;
 use crate::matrix::{Kind, Tile};
+use crate::tensor_map::MapField;
 
 /// Index of a register of 32 × 64 bits.
 pub type Slot = u16;
@@ -216,6 +217,9 @@ pub enum CarryKind {
     MadHi { signed: bool },
 }
 
+/// The bits of an mbarrier's state that say how many arrivals its phase still needs.
+pub const MBARRIER_PENDING_MASK: u64 = 0xf_ffff;
+
 /// An operation on an mbarrier object.
 #[derive(Clone, Debug)]
 pub enum MbarrierOp {
@@ -229,6 +233,7 @@ pub enum MbarrierOp {
         tx: Option<Slot>,
         drop: bool,
         state: Slot,
+        releases: bool,
     },
     ExpectTx {
         tx: Slot,
@@ -241,11 +246,60 @@ pub enum MbarrierOp {
         d: PredSlot,
         state: Slot,
         parity: bool,
+        acquires: bool,
     },
     /// `cp.async.mbarrier.arrive`.
     ArriveAfterCopies {
         no_increment: bool,
     },
+}
+
+/// Where a bulk copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkRoute {
+    /// From global memory to shared memory, of one or several CTAs of the cluster.
+    Load,
+    /// From the CTA's shared memory to global memory.
+    Store,
+    /// From the CTA's shared memory to that of a CTA of the cluster.
+    Between,
+}
+
+/// The side of a bulk copy that is not `Bulk::shared`.
+#[derive(Clone, Debug)]
+pub enum BulkFar {
+    /// So many bytes from an address on.
+    Bytes { address: Address, bytes: Slot },
+    /// The box of a tensor map that begins at the coordinates.
+    Tensor { map: Address, coordinates: Box<[Slot]> },
+}
+
+/// `cp.async.bulk`, `cp.reduce.async.bulk` and their tensor forms.
+#[derive(Clone, Debug)]
+pub struct Bulk {
+    pub route: BulkRoute,
+    /// The destination of a load, else the source.
+    pub shared: Address,
+    pub far: BulkFar,
+    /// What counts the bytes that arrived; stores have bulk groups instead.
+    pub mbarrier: Option<Address>,
+    /// The CTAs that a load goes to, if several.
+    pub cta_mask: Option<Slot>,
+    /// Updates the destination; a tensor map knows the type itself.
+    pub reduce: Option<(AtomicKind, Option<AtomicType>)>,
+}
+
+impl Bulk {
+    /// All registers that the copy reads.
+    pub fn registers(&self) -> impl Iterator<Item = Slot> {
+        let (far, others) = match &self.far {
+            BulkFar::Bytes { address, bytes } => (address, std::slice::from_ref(bytes)),
+            BulkFar::Tensor { map, coordinates } => (map, &**coordinates),
+        };
+        let bases =
+            [Some(&self.shared), Some(far), self.mbarrier.as_ref()].into_iter().flatten().filter_map(|a| a.base);
+        bases.chain(others.iter().copied()).chain(self.cta_mask)
+    }
 }
 
 /// ldmatrix and stmatrix: each register holds eight rows of 16 bytes.
@@ -604,7 +658,30 @@ pub enum Op {
     Mbarrier {
         op: Box<MbarrierOp>,
         address: Address,
-        cluster: bool,
+    },
+    Bulk(Box<Bulk>),
+    BulkCommit,
+    BulkWait {
+        pending: u32,
+        /// Only until the sources have been read.
+        read: bool,
+    },
+    /// `fence.proxy.async`, of one or both kinds of memory.
+    ProxyFence {
+        shared: bool,
+        global: bool,
+    },
+    /// `tensormap.replace`.
+    ReplaceInMap {
+        field: MapField,
+        address: Address,
+        space: Space,
+        value: Slot,
+    },
+    /// `tensormap.cp_fenceproxy`: from shared to global memory.
+    CopyMap {
+        to: Address,
+        from: Address,
     },
     // Calls into the host.
     Printf {
@@ -671,6 +748,8 @@ pub struct Program {
     pub places: Vec<Place>,
     /// One per instruction.
     pub classes: Vec<Class>,
+    /// Whether some instruction is a bulk copy.
+    pub copies_in_bulk: bool,
     /// One per instruction, or empty if no instruction is wgmma.
     pub watches: Vec<Option<Box<Watch>>>,
     pub slots: usize,

@@ -163,6 +163,26 @@ fn operands_are_read_like_any_shared_memory() {
 }
 
 #[test]
+fn operands_that_were_written_generically_need_a_proxy_fence() {
+    const FENCE: &str = "fence.proxy.async;";
+    let missing = &[FindingKind::MissingProxyFence];
+    let found = catches(&[(FENCE, "")], missing);
+    assert!(found.message.contains("without a fence.proxy.async"), "{found}");
+    for other in ["fence.proxy.async.global;", "membar.cta;", "fence.proxy.alias;", "wgmma.fence.sync.aligned;"] {
+        catches(&[(FENCE, other)], missing);
+    }
+    // The fence of one thread knows only what came before.
+    catches(&[(FENCE, "setp.eq.u32 %p2, %r1, 0; @%p2 fence.proxy.async;")], missing);
+    catches(&[("// before", "st.shared.u32 [%r4], %r10; bar.sync 3;")], missing);
+    // In every warp that issues, after the barrier, is as good.
+    passes(&edited(&[(FENCE, ""), ("// before", FENCE)]));
+    passes(&edited(&[(FENCE, "fence.proxy.async.shared::cta;")]));
+    // What cp.async writes needs none.
+    let copied = "cp.async.ca.shared.global [%r4], [%rd4], 4; cp.async.wait_all; bar.sync 3;";
+    passes(&edited(&[("// before", copied)]));
+}
+
+#[test]
 fn operands_break_rules() {
     let bad = &[FindingKind::BadOperand];
     let differs = "setp.ne.u32 %p2, %r1, 5; @%p2 add.s64 %rd6, %rd6, 0; @!%p2 add.s64 %rd6, %rd6, 1;";

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::clock::{Actor, Conflict};
+use super::clock::{Actor, Clock, Conflict};
 
 const PAGE_WORDS: usize = 1024;
 const LAUNCH_BITS: u32 = 9;
@@ -164,6 +164,22 @@ impl RaceShadow {
             page.writes[at].store(entry.0, Relaxed);
         }
         conflict
+    }
+
+    /// A write of this launch to the words from `access.word` on that `fenced` does not know of. Bulk copies' own writes, as warp
+    /// `proxy` of a cluster, need no fence.
+    pub fn unfenced_write(
+        &self,
+        fenced: &Clock,
+        (cluster, proxy): (u32, usize),
+        access: GlobalAccess,
+        count: usize,
+    ) -> Option<Conflict> {
+        // Nobody's access: neither its own lane nor its own warp orders a write.
+        let nobody = Actor { clock: fenced, cluster, warp: usize::MAX };
+        let writes = (access.word..access.word + count).map(|w| self.page(w).writes[w % PAGE_WORDS].load(Relaxed));
+        let unfenced = writes.filter(|w| *w != 0).find_map(|w| Entry(w).conflict(&nobody, access, true));
+        unfenced.filter(|conflict| conflict.other_warp != proxy)
     }
 
     fn page(&self, word: usize) -> &Page {

@@ -1,6 +1,6 @@
 //! Shared memory of one CTA: bytes, which of them were written or await an asynchronous copy, and who touched them last.
 
-use super::clock::{Actor, Conflict};
+use super::clock::{Actor, Clock, Conflict};
 
 /// The last access to a word, as far as races need it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,6 +11,8 @@ struct Touch {
     /// Bytes of the word; 0 for no access.
     bytes: u8,
     atomic: bool,
+    /// Of a generic write: the warp's proxy fences before it, plus one. 0 for writes that need no proxy fence.
+    epoch: u16,
 }
 
 impl Touch {
@@ -68,6 +70,8 @@ pub struct Access {
     pub width: u32,
     pub lane: usize,
     pub atomic: bool,
+    /// Of a generic write: the warp's proxy fences before it, plus one. 0 for writes that need no proxy fence.
+    pub epoch: u16,
 }
 
 /// Shared memory of a CTA.
@@ -160,6 +164,47 @@ impl SharedMemory {
         }
     }
 
+    /// Bytes of an asynchronous copy arrive, written by `who`, who is no warp.
+    pub fn finish_bulk(&mut self, who: &Actor<'_>, offset: u32, data: &[u8]) {
+        self.finish_copy(offset, data);
+        let access = Access { offset, width: data.len() as u32, lane: 0, atomic: false, epoch: 0 };
+        for (word, bytes) in touched_words(offset, data.len() as u32) {
+            if let Some(races) = self.races.get_mut(word) {
+                *races = WordRaces { write: touch(who, access, bytes), reads: Default::default() };
+            }
+        }
+    }
+
+    /// An asynchronous copy updates bytes, as an atomic operation would.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn reduce_bulk(&mut self, who: &Actor<'_>, offset: u32, data: &[u8]) -> Result<(), Trouble> {
+        let access = Access { offset, width: data.len() as u32, lane: 0, atomic: true, epoch: 0 };
+        self.check_write(who, access, None)?;
+        self.finish_copy(offset, data);
+        Ok(())
+    }
+
+    /// An asynchronous copy, by `who`, who is no warp, reads bytes: writes must be ordered after it.
+    pub fn read_async(&mut self, who: &Actor<'_>, offset: u32, length: u32, data: &mut Vec<u8>) {
+        data.extend_from_slice(&self.bytes[offset as usize..(offset + length) as usize]);
+        let access = Access { offset, width: length, lane: 0, atomic: false, epoch: 0 };
+        for (word, bytes) in touched_words(offset, length) {
+            if let Some(races) = self.races.get_mut(word) {
+                races.reads[1] = touch(who, access, bytes);
+            }
+        }
+    }
+
+    /// The warp and lane of a generic write to a range that no proxy fence stands behind, as far as `clock` knows.
+    pub fn unfenced_write(&self, clock: &Clock, offset: u32, length: u32) -> Option<(usize, usize)> {
+        let writes = touched_words(offset, length).filter_map(|(word, _)| Some(&self.races.get(word)?.write));
+        let mut generic = writes.filter(|w| w.epoch != 0);
+        let write = generic.find(|w| !clock.is_fenced(w.warp.into(), w.tick, w.epoch.into()))?;
+        Some((write.warp.into(), write.lane.into()))
+    }
+
     /// Whether something has written every byte of a range; true if that is not checked.
     #[inline]
     pub fn is_written(&self, offset: u32, length: u32) -> bool {
@@ -201,12 +246,12 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Checks a write and remembers it. Writing the value that is already there is no race.
+    /// Checks a write and remembers it. Writing the value that is already there is no race; `None` is a value that is not known yet.
     ///
     /// # Errors
     /// The first rule that it breaks.
-    pub fn check_write(&mut self, who: &Actor<'_>, access: Access, value: u64) -> Result<(), Trouble> {
-        let same = !self.races.is_empty() && access.width <= 8 && self.load(access.offset, access.width) == value;
+    pub fn check_write(&mut self, who: &Actor<'_>, access: Access, value: Option<u64>) -> Result<(), Trouble> {
+        let same = !self.races.is_empty() && value.is_some_and(|value| self.load(access.offset, access.width) == value);
         for (word, bytes) in touched_words(access.offset, access.width) {
             if self.state[word] >> 4 & bytes != 0 {
                 return Err(Trouble::AsyncPending);
@@ -238,6 +283,7 @@ fn touch(who: &Actor<'_>, access: Access, bytes: u8) -> Touch {
         lane: access.lane as u8,
         bytes,
         atomic: access.atomic,
+        epoch: access.epoch,
     }
 }
 

@@ -123,6 +123,22 @@ counters! {
     local_stores,
     /// Warp loads of kernel parameters.
     param_loads,
+    /// Bulk copies from global memory, tensor copies among them; a multicast is one.
+    bulk_loads,
+    /// Bytes of global memory that they read.
+    bulk_load_bytes,
+    /// 32-byte sectors that they read, per copy.
+    bulk_load_sectors,
+    /// Bulk copies and reductions to global memory, those of tensors among them.
+    bulk_stores,
+    /// Bytes of global memory that they wrote.
+    bulk_store_bytes,
+    /// 32-byte sectors that they wrote, per copy.
+    bulk_store_sectors,
+    /// Bulk copies and reductions from shared memory to that of a CTA of the cluster.
+    bulk_cluster_copies,
+    /// Bytes that they moved.
+    bulk_cluster_bytes,
     /// Multiply-adds of f64 matrices.
     multiply_adds_f64,
     /// Multiply-adds of f16 matrices.

@@ -15,6 +15,7 @@ impl fmt::Display for Counters {
         section(f, &self.classes())?;
         let header = ["requests", "sectors", "ideal", "ratio"];
         table(f, "global memory", &header, &self.global_rows())?;
+        table(f, "bulk copies", &["copies", "bytes", "sectors"], &self.bulk_rows())?;
         table(f, "shared memory", &["requests", "bank replays"], &self.shared_rows())?;
         table(f, "other memory", &["requests"], &self.other_rows())?;
         table(f, "DRAM", &["bytes"], &self.dram_rows())?;
@@ -58,6 +59,19 @@ impl Counters {
         let atomics = (self.global_atomics > 0)
             .then(|| ("atomics", vec![grouped(self.global_atomics), grouped(self.global_atomic_sectors)]));
         [loads, stores, atomics].into_iter().flatten().collect()
+    }
+
+    fn bulk_rows(&self) -> Vec<Row> {
+        let row = |name, numbers: &[u64]| (name, numbers.iter().map(|n| grouped(*n)).collect());
+        [
+            ("loads", &[self.bulk_loads, self.bulk_load_bytes, self.bulk_load_sectors][..]),
+            ("stores", &[self.bulk_stores, self.bulk_store_bytes, self.bulk_store_sectors]),
+            ("in the cluster", &[self.bulk_cluster_copies, self.bulk_cluster_bytes]),
+        ]
+        .into_iter()
+        .filter(|(_, numbers)| numbers[0] > 0)
+        .map(|(name, numbers)| row(name, numbers))
+        .collect()
     }
 
     fn shared_rows(&self) -> Vec<Row> {

@@ -55,6 +55,14 @@ accesses! {
     local_loads,
     local_stores,
     param_loads,
+    bulk_loads,
+    bulk_load_bytes,
+    bulk_load_sectors,
+    bulk_stores,
+    bulk_store_bytes,
+    bulk_store_sectors,
+    bulk_cluster_copies,
+    bulk_cluster_bytes,
 }
 
 /// Counts per instruction of a program.

@@ -9,7 +9,7 @@ use super::state::Fault;
 use super::warp::{Flow, Step, each};
 use crate::finding::FindingKind;
 use crate::lanes::{Lane, Mask};
-use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::memory::{Allocation, LOCAL_WINDOW, SHARED_WINDOW};
 use crate::program::{Atomic, AtomicKind, AtomicType, Space, Strength};
 use crate::traffic::Touch;
 
@@ -98,27 +98,7 @@ impl Step<'_, '_> {
             self.race_write(allocation, offset, width.into(), lane, Strength::Relaxed, false)?;
         }
         self.before_write(address, atomic.strength);
-        let word = (offset / 4) as usize;
-        let old = match width {
-            4 => allocation.update_word(word, |old| change(old.into()) as u32).into(),
-            2 => {
-                let shift = (offset % 4 * 8) as u32;
-                let old = allocation.update_word(word, |old| {
-                    let new = change(u64::from(old >> shift & 0xffff)) as u32;
-                    old & !(0xffff << shift) | (new & 0xffff) << shift
-                });
-                u64::from(old >> shift & 0xffff)
-            }
-            _ => {
-                // Two words: one lock for all 64-bit atomics makes them single steps.
-                let guard = WIDE.lock().unwrap_or_else(PoisonError::into_inner);
-                let old = allocation.load(offset, 8);
-                allocation.store(offset, 8, change(old));
-                drop(guard);
-                old
-            }
-        };
-        allocation.mark_written(offset, width);
+        let old = update_global(allocation, offset, width, change);
         self.after_read(address, atomic.strength);
         Ok(old)
     }
@@ -177,6 +157,37 @@ impl Step<'_, '_> {
 }
 
 static WIDE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Changes an element of 2, 4 or 8 bytes in one step and returns the old value.
+pub(super) fn update_global(allocation: &Allocation, offset: u64, width: u32, change: impl Fn(u64) -> u64) -> u64 {
+    let word = (offset / 4) as usize;
+    let old = match width {
+        4 => allocation.update_word(word, |old| change(old.into()) as u32).into(),
+        2 => {
+            let shift = (offset % 4 * 8) as u32;
+            let old = allocation.update_word(word, |old| {
+                let new = change(u64::from(old >> shift & 0xffff)) as u32;
+                old & !(0xffff << shift) | (new & 0xffff) << shift
+            });
+            u64::from(old >> shift & 0xffff)
+        }
+        _ => {
+            // Two words: one lock for all 64-bit atomics makes them single steps.
+            let guard = WIDE.lock().unwrap_or_else(PoisonError::into_inner);
+            let old = allocation.load(offset, 8);
+            allocation.store(offset, 8, change(old));
+            drop(guard);
+            old
+        }
+    };
+    allocation.mark_written(offset, width);
+    old
+}
+
+/// What a reduction makes of an element.
+pub(super) fn updated(kind: AtomicKind, ty: AtomicType, old: u64, value: u64) -> u64 {
+    apply(kind, ty, old, value, 0)
+}
 
 fn apply(kind: AtomicKind, ty: AtomicType, old: u64, value: u64, swap: u64) -> u64 {
     match (kind, ty) {

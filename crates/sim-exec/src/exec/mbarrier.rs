@@ -8,6 +8,9 @@ use crate::lanes::Mask;
 use crate::memory::SHARED_WINDOW;
 use crate::program::{Address, MbarrierOp, SINK};
 
+/// The most bytes that an mbarrier counts (PTX ISA, "Tracking asynchronous operations by the mbarrier object").
+const TX_MAX: u32 = (1 << 20) - 1;
+
 /// An mbarrier.
 #[derive(Clone, Debug)]
 pub struct Mbarrier {
@@ -32,6 +35,15 @@ impl Mbarrier {
         }
     }
 
+    /// A bulk copy's bytes have arrived, as tick `tick` of warp `proxy`; returns what a kernel sees now.
+    pub fn complete(&mut self, bytes: u32, proxy: usize, tick: u32) -> u64 {
+        self.tx -= i64::from(bytes);
+        let known = &mut self.clock.own[proxy];
+        *known = tick.max(*known);
+        self.settle();
+        self.word()
+    }
+
     /// What a kernel sees in the object.
     fn word(&self) -> u64 {
         self.phase << 40 | u64::from(self.expected) << 20 | u64::from(self.pending)
@@ -39,29 +51,30 @@ impl Mbarrier {
 }
 
 impl Step<'_, '_> {
-    pub(super) fn mbarrier(
-        &mut self,
-        op: &MbarrierOp,
-        address: &Address,
-        _cluster: bool,
-        active: Mask,
-    ) -> Result<Flow, Fault> {
+    pub(super) fn mbarrier(&mut self, op: &MbarrierOp, address: &Address, active: Mask) -> Result<Flow, Fault> {
         let addresses = self.addresses(address);
-        let mut passed = 0;
+        let (mut passed, mut awaited) = (0, None);
         for lane in each(active) {
-            let at = addresses[lane];
-            let at = if at >= SHARED_WINDOW { at - SHARED_WINDOW } else { at };
-            if at % 8 != 0 {
-                let message = format!("mbarrier at {at:#x}, which is not a multiple of 8");
-                return Err(Fault::new(FindingKind::Misaligned, Some(lane), message));
-            }
-            let (cta, offset) = self.shared_at(at, 8, lane)?;
-            passed |= u32::from(self.mbarrier_lane(op, cta, offset, lane)?) << lane;
+            let (cta, offset) = self.mbarrier_at(addresses[lane], lane)?;
+            let passes = self.mbarrier_lane(op, cta, offset, lane)?;
+            passed |= u32::from(passes) << lane;
+            awaited = if passes { awaited } else { Some((cta, offset)) };
         }
         let MbarrierOp::Wait { d, .. } = op else { return Ok(Flow::Next) };
         self.set_pred(*d, active, passed);
-        self.warp.spinning = passed != active;
+        let arrived = awaited.map_or(Ok(false), |(cta, offset)| self.deliver(cta, offset))?;
+        self.warp.spinning = passed != active && !arrived;
         Ok(if passed == active { Flow::Next } else { Flow::Yield })
+    }
+
+    /// The CTA, in its cluster, and the offset of an mbarrier.
+    pub(super) fn mbarrier_at(&self, at: u64, lane: usize) -> Result<(usize, u32), Fault> {
+        let at = if at >= SHARED_WINDOW { at - SHARED_WINDOW } else { at };
+        if !at.is_multiple_of(8) {
+            let message = format!("mbarrier at {at:#x}, which is not a multiple of 8");
+            return Err(Fault::new(FindingKind::Misaligned, Some(lane), message));
+        }
+        self.shared_at(at, 8, lane)
     }
 
     /// Returns whether a wait passed.
@@ -72,7 +85,8 @@ impl Step<'_, '_> {
             let empty = Clock::empty(self.warp.clock.own.len());
             let new =
                 Mbarrier { expected, pending: expected, tx: 0, phase: 0, clock: empty.clone(), done_clock: empty };
-            self.check_shared_write(cta, offset, 8, lane, true, new.word())?;
+            // Operations on the object are atomic towards each other, but not towards this.
+            self.check_shared_write(cta, offset, 8, lane, false, new.word())?;
             self.ctas[cta].shared.store(offset, 8, new.word());
             self.ctas[cta].mbarriers.insert(offset, new);
             return Ok(true);
@@ -91,10 +105,17 @@ impl Step<'_, '_> {
         };
         let registers = &self.warp.registers;
         let mut old = None;
+        let bytes = |slot: u16| match registers[slot as usize][lane] as u32 {
+            tx @ 0..=TX_MAX => Ok(i64::from(tx)),
+            tx => {
+                let message = format!("{tx} bytes at an mbarrier, which counts up to {TX_MAX}");
+                Err(Fault::new(FindingKind::BadOperand, Some(lane), message))
+            }
+        };
         match op {
-            MbarrierOp::Arrive { count, tx, drop, .. } => {
+            MbarrierOp::Arrive { count, tx, drop, releases, .. } => {
                 let arrivals = count.map_or(1, |c| registers[c as usize][lane] as u32);
-                barrier.tx += tx.map_or(0, |t| i64::from(registers[t as usize][lane] as u32));
+                barrier.tx += tx.map_or(Ok(0), bytes)?;
                 if barrier.pending < arrivals {
                     let message = format!("{arrivals} arrivals at an mbarrier that awaits {}", barrier.pending);
                     return Err(Fault::new(FindingKind::BadOperand, Some(lane), message));
@@ -102,7 +123,9 @@ impl Step<'_, '_> {
                 old = Some(barrier.word());
                 barrier.pending -= arrivals;
                 barrier.expected -= if *drop { arrivals } else { 0 };
-                barrier.clock.join(&published);
+                if *releases {
+                    barrier.clock.join(&published);
+                }
                 barrier.settle();
             }
             MbarrierOp::ArriveAfterCopies { no_increment } => {
@@ -111,16 +134,16 @@ impl Step<'_, '_> {
                 barrier.pending -= u32::from(*no_increment);
                 barrier.settle();
             }
-            MbarrierOp::ExpectTx { tx } => barrier.tx += i64::from(registers[*tx as usize][lane] as u32),
+            MbarrierOp::ExpectTx { tx } => barrier.tx += bytes(*tx)?,
             MbarrierOp::CompleteTx { tx } => {
-                barrier.tx -= i64::from(registers[*tx as usize][lane] as u32);
+                barrier.tx -= bytes(*tx)?;
                 barrier.settle();
             }
-            MbarrierOp::Wait { state, parity, .. } => {
+            MbarrierOp::Wait { state, parity, acquires, .. } => {
                 let given = registers[*state as usize][lane];
                 let waiting_for = if *parity { given & 1 } else { given >> 40 & 1 };
                 let done = barrier.phase & 1 != waiting_for;
-                if done {
+                if done && *acquires {
                     let clock = barrier.done_clock.clone();
                     self.warp.clock.join(&clock);
                 }

@@ -369,12 +369,12 @@ impl<'l> Step<'_, 'l> {
         atomic: bool,
     ) -> Result<(), Fault> {
         let who = Actor { clock: &self.warp.clock, cluster: self.cluster_id, warp: self.warp.id };
-        let access = shared::Access { offset, width, lane, atomic };
+        let access = shared::Access { offset, width, lane, atomic, epoch: 0 };
         let result = self.ctas[cta].shared.check_read(&who, access);
         result.map_err(|trouble| self.shared_fault(trouble, "read", offset, lane))
     }
 
-    /// Checks a write of shared memory by one lane.
+    /// Checks a write of shared memory by one lane through the generic proxy.
     pub(super) fn check_shared_write(
         &mut self,
         cta: usize,
@@ -384,20 +384,31 @@ impl<'l> Step<'_, 'l> {
         atomic: bool,
         value: u64,
     ) -> Result<(), Fault> {
-        let who = Actor { clock: &self.warp.clock, cluster: self.cluster_id, warp: self.warp.id };
-        let access = shared::Access { offset, width, lane, atomic };
-        let result = self.ctas[cta].shared.check_write(&who, access, value);
-        result.map_err(|trouble| self.shared_fault(trouble, "write", offset, lane))
+        let epoch = self.warp.proxy_epoch;
+        self.check_shared_change(cta, shared::Access { offset, width, lane, atomic, epoch }, Some(value))
     }
 
-    fn shared_fault(&self, trouble: Trouble, verb: &str, offset: u32, lane: usize) -> Fault {
+    /// Checks a change of shared memory on behalf of one lane, whoever carries it out; `None` is a value that is not known yet.
+    pub(super) fn check_shared_change(
+        &mut self,
+        cta: usize,
+        access: shared::Access,
+        value: Option<u64>,
+    ) -> Result<(), Fault> {
+        let who = Actor { clock: &self.warp.clock, cluster: self.cluster_id, warp: self.warp.id };
+        let result = self.ctas[cta].shared.check_write(&who, access, value);
+        result.map_err(|trouble| self.shared_fault(trouble, "write", access.offset, access.lane))
+    }
+
+    pub(super) fn shared_fault(&self, trouble: Trouble, verb: &str, offset: u32, lane: usize) -> Fault {
         let (kind, what) = match trouble {
             Trouble::AsyncPending => (
                 FindingKind::AsyncNotWaited,
                 "the destination of an asynchronous copy that was not waited for".to_owned(),
             ),
             Trouble::AsyncReading => {
-                (FindingKind::AsyncNotWaited, "an operand of a wgmma that was not waited for".to_owned())
+                let what = "an operand of a wgmma, or the source of a bulk copy, that was not waited for";
+                (FindingKind::AsyncNotWaited, what.to_owned())
             }
             Trouble::Race(conflict) => (FindingKind::SharedRace, self.describe(&conflict)),
         };
@@ -407,6 +418,9 @@ impl<'l> Step<'_, 'l> {
     fn describe(&self, conflict: &Conflict) -> String {
         let verb = if conflict.other_wrote { "write" } else { "read" };
         let per_cta = self.launch.config.block.iter().product::<u32>().div_ceil(32) as usize;
+        if conflict.other_warp == self.ctas.len() * per_cta {
+            return format!("nothing orders it with the {verb} by a bulk copy of cluster {}", conflict.other_cluster);
+        }
         format!(
             "nothing orders it with the {verb} by cluster {} CTA {} warp {} lane {}",
             conflict.other_cluster,
@@ -416,7 +430,7 @@ impl<'l> Step<'_, 'l> {
         )
     }
 
-    fn race_read(
+    pub(super) fn race_read(
         &mut self,
         a: &Allocation,
         offset: u64,
@@ -425,15 +439,27 @@ impl<'l> Step<'_, 'l> {
         strength: Strength,
     ) -> Result<(), Fault> {
         let who = Actor { clock: &self.warp.clock, cluster: self.cluster_id, warp: self.warp.id };
+        self.race_read_by(&who, a, (offset, bytes), lane, strength)
+    }
+
+    /// As [`Step::race_read`], of the bytes from `offset` on, by anyone.
+    pub(super) fn race_read_by(
+        &self,
+        who: &Actor<'_>,
+        a: &Allocation,
+        (offset, bytes): (u64, u64),
+        lane: usize,
+        strength: Strength,
+    ) -> Result<(), Fault> {
         let (atomic, launch) = (strength > Strength::Weak, self.launch.number);
-        if bytes.is_multiple_of(4) {
+        if (offset | bytes).is_multiple_of(4) {
             let access = GlobalAccess { word: (offset / 4) as usize, bytes: 15, lane, atomic, launch };
-            let conflict = a.races.read_words(&who, access, bytes as usize / 4);
+            let conflict = a.races.read_words(who, access, bytes as usize / 4);
             return conflict.map_or(Ok(()), |c| Err(self.global_race(a, offset, "read", &c, lane)));
         }
         for (word, nibble) in words_of(offset, bytes) {
             let access = GlobalAccess { word, bytes: nibble, lane, atomic, launch };
-            if let Some(conflict) = a.races.read(&who, access) {
+            if let Some(conflict) = a.races.read(who, access) {
                 return Err(self.global_race(a, offset, "read", &conflict, lane));
             }
         }
@@ -450,10 +476,23 @@ impl<'l> Step<'_, 'l> {
         same: bool,
     ) -> Result<(), Fault> {
         let who = Actor { clock: &self.warp.clock, cluster: self.cluster_id, warp: self.warp.id };
+        self.race_write_by(&who, a, (offset, bytes), lane, strength, same)
+    }
+
+    /// As [`Step::race_write`], of the bytes from `offset` on, by anyone.
+    pub(super) fn race_write_by(
+        &self,
+        who: &Actor<'_>,
+        a: &Allocation,
+        (offset, bytes): (u64, u64),
+        lane: usize,
+        strength: Strength,
+        same: bool,
+    ) -> Result<(), Fault> {
         for (word, nibble) in words_of(offset, bytes) {
             let atomic = strength > Strength::Weak;
             let access = GlobalAccess { word, bytes: nibble, lane, atomic, launch: self.launch.number };
-            if let Some(conflict) = a.races.write(&who, access, same) {
+            if let Some(conflict) = a.races.write(who, access, same) {
                 return Err(self.global_race(a, offset, "write", &conflict, lane));
             }
         }

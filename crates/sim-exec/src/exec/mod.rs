@@ -4,6 +4,7 @@ mod arithmetic;
 mod atomics;
 mod barriers;
 mod between_lanes;
+mod bulk;
 mod calls;
 mod copies;
 mod counting;
@@ -14,6 +15,8 @@ mod mbarrier;
 mod memory;
 mod special;
 mod state;
+mod tensor_maps;
+mod transfers;
 mod undefined;
 mod warp;
 mod warpgroups;
@@ -142,7 +145,9 @@ fn run_in_order(launch: &Launch<'_>, next: &AtomicU32, clusters: u32) -> Result<
         while !cluster.is_done() && !launch.stop.load(Relaxed) {
             run_round(launch, &mut cluster, &mut tally, TURN)?;
         }
-        tally.ctas += cluster.ctas.len() as u64;
+        if cluster.is_done() {
+            warp::finish(launch, &mut cluster, &mut tally)?;
+        }
     }
 }
 
@@ -156,12 +161,9 @@ fn run_resident(launch: &Launch<'_>, ids: impl Iterator<Item = u32>) -> Result<T
         for cluster in &mut clusters {
             run_round(launch, cluster, &mut tally, turn)?;
         }
-        clusters.retain(|cluster| {
-            if cluster.is_done() {
-                tally.ctas += cluster.ctas.len() as u64;
-            }
-            !cluster.is_done()
-        });
+        for done in clusters.extract_if(.., |cluster| cluster.is_done()) {
+            warp::finish(launch, &mut { done }, &mut tally)?;
+        }
     }
     Ok(tally)
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::calls::Frame;
 use super::copies::PendingCopy;
 use super::mbarrier::Mbarrier;
+use super::transfers::Transfers;
 use super::undefined::Undefined;
 use super::warpgroups::Warpgroup;
 use super::wgmma::Wgmmas;
@@ -187,6 +188,10 @@ pub struct Warp {
     pub pending_acquire: Vec<(Clock, u32)>,
     pub copies: Vec<PendingCopy>,
     pub copy_groups: [u32; 32],
+    /// Bulk groups that each lane has committed.
+    pub bulk_groups: [u32; 32],
+    /// The proxy fences that the warp has executed, plus one.
+    pub proxy_epoch: u16,
     pub instructions: u64,
     /// Backward branches taken while other fragments waited for their turn.
     pub impatience: u32,
@@ -204,6 +209,7 @@ pub struct Cluster {
     pub warps: Vec<Warp>,
     pub barrier: BarrierState,
     pub rng: Rng,
+    pub transfers: Transfers,
     pub stalled_rounds: u32,
     pub seen_progress: u64,
 }
@@ -216,6 +222,8 @@ impl Cluster {
         let threads: u32 = config.block.iter().product();
         let warps_per_cta = threads.div_ceil(32) as usize;
         let warps = warps_per_cta * per_cluster as usize;
+        // Bulk copies are a warp of their own to the race checker.
+        let clocks = warps + usize::from(launch.program.copies_in_bulk);
         let checks = launch.gpu.config.checks;
         let shared_bytes = launch.kernel.static_shared_bytes + config.dynamic_shared_bytes;
         let reserved_shared = reserved_shared(launch.program, shared_bytes);
@@ -225,8 +233,9 @@ impl Cluster {
             id,
             ctas: Vec::new(),
             warps: Vec::new(),
-            barrier: BarrierState::new(warps),
+            barrier: BarrierState::new(clocks),
             rng: Rng::new(config.seed ^ u64::from(id) << 20),
+            transfers: Transfers::new(config.seed ^ u64::from(id) << 20),
             stalled_rounds: 0,
             seen_progress: 0,
         };
@@ -241,14 +250,14 @@ impl Cluster {
                 shared,
                 shared_bytes,
                 reserved_shared: reserved_shared.clone(),
-                barriers: vec![BarrierState::new(warps); BARRIERS],
+                barriers: vec![BarrierState::new(clocks); BARRIERS],
                 live_threads: threads,
                 mbarriers: HashMap::new(),
                 warpgroups: Vec::new(),
             });
             for index in 0..warps_per_cta {
                 let id = cluster.warps.len();
-                let warp = Warp::new(launch, &cluster.ctas[rank as usize], rank as usize, index, id, warps, threads);
+                let warp = Warp::new(launch, &cluster.ctas[rank as usize], rank as usize, index, id, clocks, threads);
                 cluster.warps.push(warp);
             }
         }
@@ -261,7 +270,7 @@ impl Cluster {
 }
 
 impl Warp {
-    fn new(launch: &Launch<'_>, cta: &Cta, rank: usize, index: usize, id: usize, warps: usize, threads: u32) -> Self {
+    fn new(launch: &Launch<'_>, cta: &Cta, rank: usize, index: usize, id: usize, clocks: usize, threads: u32) -> Self {
         let program = launch.program;
         let count = (threads - 32 * index as u32).min(32);
         let live = if count == 32 { FULL } else { (1 << count) - 1 };
@@ -289,11 +298,13 @@ impl Warp {
             undefined: Undefined::default(),
             wgmmas: Wgmmas::default(),
             frames: Vec::new(),
-            clock: Clock::start(warps, id),
+            clock: Clock::start(clocks, id),
             fence_clock: None,
             pending_acquire: Vec::new(),
             copies: Vec::new(),
             copy_groups: [0; 32],
+            bulk_groups: [0; 32],
+            proxy_epoch: 1,
             instructions: 0,
             impatience: 0,
             last_allocation: 0,

@@ -337,6 +337,9 @@ fn used(op: &Op) -> Vec<(Vec<Slot>, &'static str)> {
             };
             vec![address(a), (numbers, "an mbarrier")]
         }
+        Op::Bulk(bulk) => vec![(bulk.registers().collect(), "a bulk copy")],
+        Op::ReplaceInMap { address: a, value, .. } => vec![address(a), (vec![*value], "a tensor map")],
+        Op::CopyMap { to, from } => vec![address(to), address(from)],
         Op::CompareHalves { a, b, .. } => vec![(vec![*a, *b], "a comparison")],
         Op::Match { a, mask, .. } => vec![(vec![*a, *mask], "what lanes match")],
         Op::Redux { a, mask, .. } => vec![(vec![*a, *mask], "a reduction between lanes")],

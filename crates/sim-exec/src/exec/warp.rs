@@ -6,6 +6,7 @@
 
 use super::locate;
 use super::state::{Cluster, Cta, Fault, Fragment, Launch, Wait, Warp};
+use super::transfers::Transfers;
 use crate::counters::Tally;
 use crate::finding::{Finding, FindingKind};
 use crate::lanes::{FULL, Lanes, Mask};
@@ -45,6 +46,7 @@ pub struct Step<'a, 'l> {
     pub cluster_id: u32,
     pub ctas: &'a mut [Cta],
     pub cluster_barrier: &'a mut super::state::BarrierState,
+    pub transfers: &'a mut Transfers,
     pub warp: &'a mut Warp,
     pub tally: &'a mut Tally,
     /// The fragment was at a barrier that has now completed.
@@ -60,19 +62,32 @@ pub fn run(
     at: usize,
     budget: u64,
 ) -> Result<Outcome, Finding> {
-    let mut step = Step {
+    let mut step = step(launch, cluster, tally, at);
+    let result = step.turn(budget);
+    let pc = step.pc;
+    result.map_err(|fault| locate(launch, cluster, at, pc, fault))
+}
+
+/// Ends what a cluster whose warps are done has left.
+pub fn finish(launch: &Launch<'_>, cluster: &mut Cluster, tally: &mut Tally) -> Result<(), Finding> {
+    tally.ctas += cluster.ctas.len() as u64;
+    let mut step = step(launch, cluster, tally, 0);
+    let result = step.finish_transfers();
+    result.map_err(|fault| locate(launch, cluster, 0, 0, fault))
+}
+
+fn step<'a, 'l>(launch: &'a Launch<'l>, cluster: &'a mut Cluster, tally: &'a mut Tally, at: usize) -> Step<'a, 'l> {
+    Step {
         launch,
         cluster_id: cluster.id,
         ctas: &mut cluster.ctas,
         cluster_barrier: &mut cluster.barrier,
+        transfers: &mut cluster.transfers,
         warp: &mut cluster.warps[at],
         tally,
         resumed: false,
         pc: 0,
-    };
-    let result = step.turn(budget);
-    let pc = step.pc;
-    result.map_err(|fault| locate(launch, cluster, at, pc, fault))
+    }
 }
 
 impl Step<'_, '_> {
@@ -258,6 +273,7 @@ impl Step<'_, '_> {
     }
 
     fn exit(&mut self, lanes: Mask) -> Result<(), Fault> {
+        self.check_bulk_exit(lanes)?;
         self.warp.live &= !lanes;
         let cta = &mut self.ctas[self.warp.cta];
         cta.live_threads -= lanes.count_ones();
@@ -402,7 +418,9 @@ impl Step<'_, '_> {
             | Op::WgmmaWait { .. }
             | Op::Wgmma(_) => self.matrix(op, active),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait { .. } => self.copy(op, active),
-            Op::Mbarrier { op, address, cluster } => self.mbarrier(op, address, *cluster, active),
+            Op::Mbarrier { op, address } => self.mbarrier(op, address, active),
+            Op::Bulk(_) | Op::BulkCommit | Op::BulkWait { .. } | Op::ProxyFence { .. } => self.bulk_op(op, active),
+            Op::ReplaceInMap { .. } | Op::CopyMap { .. } => self.tensor_map_op(op, active),
             Op::Printf { format, arguments, d } => self.printf(*format, *arguments, *d, active),
             Op::Assert { message, file, line } => self.assert_fail(*message, *file, *line, active),
             _ => {

@@ -198,17 +198,12 @@ impl Step<'_, '_> {
             };
             let (cta, offset) = self.shared_at(address.into(), 16, 0)?;
             self.check_shared_read(cta, offset, 16, 0, false)?;
-            self.check_async_proxy_read(cta, offset, 16)?;
+            self.check_async_proxy(cta, offset, 16, None, "reads")?;
             pieces.push(offset);
             *row = self.ctas[cta].shared.load_piece(offset);
         }
         let arrangement = if major == Major::K { Arrangement::Plain } else { Arrangement::Halves };
         Ok(moves::fragment(&rows, arrangement))
-    }
-
-    /// Checks that the asynchronous proxy may read bytes of shared memory: generic writes to them need `fence.proxy.async`.
-    fn check_async_proxy_read(&self, _cta: usize, _offset: u32, _bytes: u32) -> Result<(), Fault> {
-        Ok(())
     }
 
     /// Checks the registers that a wgmma accumulates in and reads A from, and notes that they are in use.

@@ -4,7 +4,7 @@ use sim_ptx::Instruction;
 
 use super::functions::Lowering;
 use super::modifiers::Modifiers;
-use super::{arithmetic, convert, fragments, matrices, memory, synchronise, wgmma};
+use super::{arithmetic, bulk, convert, fragments, matrices, memory, synchronise, wgmma};
 use crate::lanes::lanes;
 use crate::program::{Op, Program, Slot};
 
@@ -18,6 +18,8 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
         "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "mapa" | "getctarank" | "isspacep" | "mov" => {
             memory::lower(l, i, m)
         }
+        "cp" if i.modifiers.iter().any(|m| m == "bulk") => bulk::lower(l, i, m),
+        "tensormap" => bulk::tensor_map(l, i, m),
         "cp" | "mbarrier" | "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux"
         | "activemask" | "elect" => synchronise::lower(l, i, m),
         "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => matrices::lower(l, i, m),

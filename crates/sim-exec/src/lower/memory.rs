@@ -114,14 +114,10 @@ fn load_store(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>, load
     Ok(if load { Op::Load(Box::new(access)) } else { Op::Store(Box::new(access)) })
 }
 
-fn atomic(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
-    let space = space(m);
-    let strength = strength(m, Strength::Relaxed);
-    drop_cache_hints(m);
-    m.drop_all(&["v2", "v4", "v8"]);
-    let name =
-        m.take_one(&["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"]).ok_or("no operation")?;
-    let kind = match name {
+/// The operation among the modifiers.
+pub fn atomic_kind(m: &mut Modifiers<'_>) -> Result<AtomicKind, String> {
+    let name = m.take_one(&["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"]);
+    Ok(match name.ok_or("no operation")? {
         "add" => AtomicKind::Add,
         "min" => AtomicKind::Min,
         "max" => AtomicKind::Max,
@@ -132,9 +128,12 @@ fn atomic(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Resul
         "cas" => AtomicKind::CompareExchange,
         "inc" => AtomicKind::Increment,
         _ => AtomicKind::Decrement,
-    };
-    let ty_name = m.take_types().pop().ok_or("no type")?;
-    let ty = match ty_name {
+    })
+}
+
+/// The element type of this name.
+pub fn atomic_type(name: &str) -> Result<AtomicType, String> {
+    Ok(match name {
         "f32" => AtomicType::F32,
         "f64" => AtomicType::F64,
         "f16" => AtomicType::F16,
@@ -144,7 +143,17 @@ fn atomic(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Resul
         "b128" => return Err("128-bit atomics are not supported".into()),
         s if s.starts_with('s') => AtomicType::Signed(type_bits(s).unwrap_or(32)),
         other => AtomicType::Unsigned(type_bits(other).unwrap_or(32)),
-    };
+    })
+}
+
+fn atomic(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
+    let space = space(m);
+    let strength = strength(m, Strength::Relaxed);
+    drop_cache_hints(m);
+    m.drop_all(&["v2", "v4", "v8"]);
+    let kind = atomic_kind(m)?;
+    let ty_name = m.take_types().pop().ok_or("no type")?;
+    let ty = atomic_type(ty_name)?;
     let mut operands = i.operands.iter();
     let mut next = || operands.next().ok_or_else(|| "expected more operands".to_owned());
     let d: Vec<Slot> = match i.opcode.as_str() {

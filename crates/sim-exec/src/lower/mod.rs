@@ -2,6 +2,7 @@
 //! whatever the executor does not know is an error with file and line.
 
 mod arithmetic;
+mod bulk;
 mod calls;
 mod control;
 mod convert;

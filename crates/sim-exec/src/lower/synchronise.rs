@@ -5,15 +5,15 @@ use sim_ptx::{Instruction, Operand};
 use super::functions::Lowering;
 use super::memory::{drop_cache_hints, space, strength};
 use super::modifiers::Modifiers;
-use crate::program::{Barrier, BarrierKind, MbarrierOp, Op, Pred, Redux, SINK, Shuffle, Slot, Space, Strength, Vote};
+use crate::lanes::lanes;
+use crate::program::{
+    Barrier, BarrierKind, MBARRIER_PENDING_MASK, MbarrierOp, Op, Pred, Redux, SINK, Shuffle, Slot, Strength, Vote,
+};
 
 pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     match i.opcode.as_str() {
         "bar" | "barrier" => barrier(l, i, m),
-        "membar" | "fence" => {
-            m.take_rest();
-            Ok(Op::Fence)
-        }
+        "membar" | "fence" => Ok(fence(m)),
         "cp" => copy(l, i, m),
         "mbarrier" => mbarrier(l, i, m),
         "activemask" => {
@@ -22,6 +22,18 @@ pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Re
         }
         _ => between_lanes(l, i, m),
     }
+}
+
+/// Scopes do not matter. `fence.proxy.async` orders proxies and nothing else.
+fn fence(m: &mut Modifiers<'_>) -> Op {
+    let op = if m.has("proxy") && m.has("async") {
+        let (shared, global) = (m.has("shared::cta") || m.has("shared::cluster"), m.has("global"));
+        Op::ProxyFence { shared: !global, global: !shared }
+    } else {
+        Op::Fence
+    };
+    m.take_rest();
+    op
 }
 
 fn operand(i: &Instruction, n: usize) -> Result<&Operand, String> {
@@ -148,8 +160,8 @@ fn between_lanes(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -
 }
 
 fn copy(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
-    if !m.take("async") || m.has("bulk") {
-        return Err("bulk copies are not supported".into());
+    if !m.take("async") {
+        return Err("expected .async".into());
     }
     if m.take("commit_group") {
         return Ok(Op::CopyCommit);
@@ -168,7 +180,7 @@ fn copy(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<
         m.take_types();
         let op = MbarrierOp::ArriveAfterCopies { no_increment: m.take("noinc") };
         let (address, _) = l.builder.address(operand(i, 0)?)?;
-        return Ok(Op::Mbarrier { op: Box::new(op), address, cluster: false });
+        return Ok(Op::Mbarrier { op: Box::new(op), address });
     }
     let policy = drop_cache_hints(m);
     m.drop_all(&["shared", "shared::cta", "global"]);
@@ -188,12 +200,25 @@ fn copy(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<
 }
 
 fn mbarrier(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
-    let cluster = space(m) == Space::SharedCluster;
+    space(m);
     m.take_types();
-    let kind = m
-        .take_one(&["init", "inval", "arrive", "arrive_drop", "expect_tx", "complete_tx", "test_wait", "try_wait"])
-        .ok_or("no operation")?;
-    strength(m, Strength::AcquireRelease);
+    const KINDS: &[&str] = &[
+        "init",
+        "inval",
+        "arrive",
+        "arrive_drop",
+        "expect_tx",
+        "complete_tx",
+        "test_wait",
+        "try_wait",
+        "pending_count",
+    ];
+    let kind = m.take_one(KINDS).ok_or("no operation")?;
+    let strength = strength(m, Strength::AcquireRelease);
+    if kind == "pending_count" {
+        let (d, a) = (l.builder.destination(operand(i, 0)?)?, l.builder.source(operand(i, 1)?, "b64")?);
+        return Ok(Op::Lanes { f: lanes!(|state: u64| state & MBARRIER_PENDING_MASK), d, a, b: a, c: a });
+    }
     let with_tx = m.take("expect_tx");
     m.take("noComplete");
     let (op, at) = match kind {
@@ -204,7 +229,7 @@ fn mbarrier(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Res
         "test_wait" | "try_wait" => {
             let parity = m.take("parity");
             let d = l.builder.pred_destination(operand(i, 0)?)?;
-            (MbarrierOp::Wait { d, state: slot(l, i, 2)?, parity }, 1)
+            (MbarrierOp::Wait { d, state: slot(l, i, 2)?, parity, acquires: strength.acquires() }, 1)
         }
         _ => {
             let has_state = !matches!(operand(i, 0)?, Operand::Memory(..));
@@ -212,9 +237,10 @@ fn mbarrier(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Res
             let state = if has_state { l.builder.destination(operand(i, 0)?)? } else { SINK };
             let extra = if i.operands.len() > at + 1 { Some(slot(l, i, at + 1)?) } else { None };
             let (count, tx) = if with_tx { (None, extra) } else { (extra, None) };
-            (MbarrierOp::Arrive { count, tx, drop: kind == "arrive_drop", state }, at)
+            let releases = strength.releases();
+            (MbarrierOp::Arrive { count, tx, drop: kind == "arrive_drop", state, releases }, at)
         }
     };
     let (address, _) = l.builder.address(operand(i, at)?)?;
-    Ok(Op::Mbarrier { op: Box::new(op), address, cluster })
+    Ok(Op::Mbarrier { op: Box::new(op), address })
 }

@@ -172,7 +172,8 @@ fn registers(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
         Op::CopyAsync { to, from, from_bytes, .. } => {
             (base(to).into_iter().chain(base(from)).chain(*from_bytes).collect(), vec![])
         }
-        Op::Mbarrier { op, address, .. } => {
+        Op::Bulk(bulk) => (bulk.registers().collect(), vec![]),
+        Op::Mbarrier { op, address } => {
             let (reads, writes) = mbarrier_registers(op);
             (reads.into_iter().chain(base(address)).collect(), writes)
         }

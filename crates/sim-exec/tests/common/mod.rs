@@ -1,6 +1,7 @@
 //! Loads one PTX kernel and runs it on buffers.
 #![allow(dead_code, clippy::unwrap_used)]
 
+use sim_exec::tensor_map::TensorMap;
 use sim_exec::{Gpu, GpuConfig, LaunchConfig, LaunchError, LaunchReport, LoadedModule};
 
 /// What every test kernel starts with.
@@ -40,6 +41,11 @@ impl Bench {
         address
     }
 
+    /// A tensor map, passed as the next parameter.
+    pub fn tensor_map(&mut self, map: &TensorMap) {
+        self.push(&map.encode().map(u64::to_le_bytes).concat());
+    }
+
     /// A number, passed as the next parameter.
     pub fn value(&mut self, value: u32) {
         self.push(&value.to_le_bytes());
@@ -71,6 +77,7 @@ impl Bench {
 pub fn finding(result: Result<LaunchReport, LaunchError>) -> sim_exec::Finding {
     match result {
         Err(LaunchError::Finding(finding)) => *finding,
-        other => panic!("expected a finding, got {other:?}"),
+        Err(other) => panic!("expected a finding, got {other}"),
+        Ok(report) => panic!("expected a finding, but the kernel passes: {:?}", report.counters),
     }
 }
