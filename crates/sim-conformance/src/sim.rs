@@ -117,7 +117,7 @@ pub struct Buffer<T> {
     values: PhantomData<T>,
 }
 
-/// A kernel argument: a number, a `#[repr(C)]` struct or a [`Buffer`], whose address is passed.
+/// A kernel argument: a number, a `#[repr(C)]` struct, the words of a tensor map or a [`Buffer`], whose address is passed.
 pub trait Argument {
     fn bytes(&self) -> Vec<u8>;
 }

@@ -4,21 +4,47 @@ use std::path::Path;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use sim_conformance::{Argument, Case, DeviceCode, Launch, Random, Sim, Toolchain, assert_same, conform_ptx};
+use sim_conformance::{Argument, Buffer, Case, DeviceCode, Launch, Random, Sim, Toolchain, assert_same, conform_ptx};
+use sim_exec::tensor_map::{Swizzle, TensorMap};
 
 /// A compiled kernel.
 struct Kernel {
     entry: String,
     threads: u32,
     shared_bytes: u32,
+    /// Of global memory, for each CTA.
+    scratch_bytes: usize,
+    descriptors: Vec<serde_json::Value>,
 }
 
 impl Kernel {
-    /// Launches with the two pointers to scratch memory that every kernel takes last and that these do not use.
+    /// Launches with the two pointers to scratch memory that every kernel takes last; the second is for profiles.
     fn launch(&self, sim: &Sim, grid: [u32; 3], arguments: &[&dyn Argument]) {
         let launch = Launch::shaped(grid, [self.threads, 1, 1]).shared(self.shared_bytes);
-        let arguments: Vec<&dyn Argument> = arguments.iter().copied().chain([&0u64 as &dyn Argument, &0u64]).collect();
+        let scratch = sim.room::<u8>(1.max(self.scratch_bytes * grid.iter().product::<u32>() as usize));
+        let arguments: Vec<&dyn Argument> =
+            arguments.iter().copied().chain([&scratch as &dyn Argument, &0u64]).collect();
         sim.launch(&self.entry, launch, &arguments);
+    }
+
+    /// The map of descriptor `i` of the kernel's arguments, for a matrix.
+    fn map<T>(&self, i: usize, matrix: &Buffer<T>, [rows, cols]: [usize; 2]) -> [u64; 16] {
+        let facts = &self.descriptors[i];
+        let number = |value: &serde_json::Value| value.as_u64().expect("a number") as u32;
+        let element_bytes = number(&facts["elem_size"]);
+        let swizzles = [Swizzle::None, Swizzle::Bytes32, Swizzle::Bytes64, Swizzle::Bytes128];
+        let map = TensorMap {
+            address: matrix.address,
+            element_bytes,
+            dims: vec![cols as u64, rows as u64],
+            strides_bytes: vec![cols as u64 * u64::from(element_bytes)],
+            box_dims: vec![number(&facts["block_size"][1]), number(&facts["block_size"][0])],
+            element_strides: vec![1, 1],
+            swizzle: swizzles[number(&facts["swizzle"]) as usize],
+            fills_nan: false,
+            data_type: number(&facts["elem_type"]),
+        };
+        map.encode()
     }
 }
 
@@ -31,7 +57,13 @@ fn conform(name: &str, mut body: impl FnMut(&Sim, &Kernel)) {
     let facts: serde_json::Value = serde_json::from_str(&facts).expect("the script writes JSON");
     let number = |key: &str| facts[key].as_u64().expect("a number") as u32;
     let entry = facts["entry"].as_str().expect("a name").to_owned();
-    let kernel = Kernel { entry, threads: 32 * number("warps"), shared_bytes: number("shared_bytes") };
+    let kernel = Kernel {
+        entry,
+        threads: 32 * number("warps"),
+        shared_bytes: number("shared_bytes"),
+        scratch_bytes: number("scratch_bytes") as usize,
+        descriptors: facts["descriptors"].as_array().expect("a list").clone(),
+    };
     conform_ptx(case, &ptx, |sim| body(sim, &kernel));
 }
 
@@ -244,42 +276,121 @@ fn triton_matmul_s8_90() {
     matmul("triton_matmul_s8_90", [64, 64], |x| x as i8, |x| x);
 }
 
-fn attention(name: &str) {
-    const HEADS: usize = 2;
-    const TOKENS: usize = 128;
-    const DIM: usize = 64;
-    conform(name, |sim, kernel| {
-        let mut random = Random::new(8);
-        let mut list = || random.list(HEADS * TOKENS * DIM, |r| f16::from_f32(r.unit() * 2.0 - 1.0));
-        let (q, k, v) = (list(), list(), list());
-        let bits = |x: &[f16]| x.iter().map(|x| x.to_bits()).collect::<Vec<u16>>();
-        let out = sim.room::<f32>(q.len());
-        let buffers = [&q, &k, &v].map(|x| sim.buffer(&bits(x)));
-        let arguments: [&dyn Argument; 6] = [&buffers[0], &buffers[1], &buffers[2], &out, &(TOKENS as i32), &0.125f32];
-        kernel.launch(sim, [(TOKENS / 64) as u32, HEADS as u32, 1], &arguments);
-        let row = |x: &[f16], head: usize, token: usize| -> Vec<f64> {
-            x[(head * TOKENS + token) * DIM..][..DIM].iter().map(|x| x.to_f64()).collect()
-        };
-        let mut expected = Vec::new();
-        for head in 0..HEADS {
-            for token in 0..TOKENS {
-                let query = row(&q, head, token);
-                let weights: Vec<f64> = (0..=token)
-                    .map(|key| (query.iter().zip(row(&k, head, key)).map(|(q, k)| q * k).sum::<f64>() * 0.125).exp())
-                    .collect();
-                let sum: f64 = weights.iter().sum();
-                let mut total = vec![0.0; DIM];
-                for (key, weight) in weights.iter().enumerate() {
-                    total.iter_mut().zip(row(&v, head, key)).for_each(|(t, v)| *t += weight / sum * v);
-                }
-                expected.extend(total);
-            }
-        }
-        // Weights are rounded to f16: relative 2^-11 of values below 1.
-        assert_near(&sim.read(&out), &expected, 1e-3);
+/// A matrix as a descriptor that the host makes: its map, then shape and strides in elements.
+struct Descriptor {
+    map: [u64; 16],
+    shape: [i32; 2],
+    strides: [i64; 2],
+}
+
+impl Descriptor {
+    fn new<T>(kernel: &Kernel, i: usize, matrix: &Buffer<T>, shape: [usize; 2]) -> Self {
+        let map = kernel.map(i, matrix, shape);
+        Descriptor { map, shape: shape.map(|n| n as i32), strides: [shape[1] as i64, 1] }
+    }
+
+    fn arguments(&self) -> [&dyn Argument; 5] {
+        [&self.map, &self.shape[0], &self.shape[1], &self.strides[0], &self.strides[1]]
+    }
+}
+
+#[test]
+fn triton_matmul_host_descriptors() {
+    conform("triton_matmul_host_descriptors", |sim, kernel| {
+        let (m, n, k) = (80, 96, 144);
+        let mut random = Random::new(9 + sim.seed);
+        let (a, b) = (random.list(m * k, |r| r.below(9) as i32 - 4), random.list(k * n, |r| r.below(9) as i32 - 4));
+        let encoded = |x: &[i32]| x.iter().map(|&x| f16::from_f32(x as f32).to_bits()).collect::<Vec<_>>();
+        let (x, y, out) = (sim.buffer(&encoded(&a)), sim.buffer(&encoded(&b)), sim.room::<f32>(m * n));
+        let descriptors = [
+            Descriptor::new(kernel, 0, &x, [m, k]),
+            Descriptor::new(kernel, 1, &y, [k, n]),
+            Descriptor::new(kernel, 2, &out, [m, n]),
+        ];
+        let depth = k as i32;
+        let arguments: Vec<&dyn Argument> =
+            descriptors.iter().flat_map(Descriptor::arguments).chain([&depth as &dyn Argument]).collect();
+        kernel.launch(sim, [2, 2, 1], &arguments);
+        let dot = |row: usize, col: usize| (0..k).map(|i| a[row * k + i] * b[i * n + col]).sum::<i32>() as f32;
+        assert_same(&sim.read(&out), &(0..m * n).map(|i| dot(i / n, i % n)).collect::<Vec<_>>());
     });
 }
 
+#[test]
+fn triton_matmul_device_descriptors() {
+    conform("triton_matmul_device_descriptors", |sim, kernel| {
+        let (m, n, k) = (80, 48, 144);
+        let mut random = Random::new(10 + sim.seed);
+        let (a, b) = (random.list(m * k, |r| r.below(9) as i32 - 4), random.list(k * n, |r| r.below(9) as i32 - 4));
+        let encoded = |x: &[i32]| x.iter().map(|&x| bf16::from_f32(x as f32).to_bits()).collect::<Vec<_>>();
+        let before = random.list(m * n, |r| r.below(100) as f32);
+        let (x, y, out) = (sim.buffer(&encoded(&a)), sim.buffer(&encoded(&b)), sim.buffer(&before));
+        kernel.launch(sim, [2, 2, 1], &[&x, &y, &out, &(m as i32), &(n as i32), &(k as i32)]);
+        let dot = |row: usize, col: usize| (0..k).map(|i| a[row * k + i] * b[i * n + col]).sum::<i32>() as f32;
+        assert_same(&sim.read(&out), &(0..m * n).map(|i| before[i] + dot(i / n, i % n)).collect::<Vec<_>>());
+    });
+}
+
+const HEADS: usize = 2;
+const TOKENS: usize = 128;
+const DIM: usize = 64;
+
+/// Causal attention, row by row, and queries, keys and values for it.
+fn attention_inputs() -> ([Vec<f16>; 3], Vec<f64>) {
+    let mut random = Random::new(8);
+    let mut list = || random.list(HEADS * TOKENS * DIM, |r| f16::from_f32(r.unit() * 2.0 - 1.0));
+    let (q, k, v) = (list(), list(), list());
+    let row = |x: &[f16], head: usize, token: usize| -> Vec<f64> {
+        x[(head * TOKENS + token) * DIM..][..DIM].iter().map(|x| x.to_f64()).collect()
+    };
+    let mut expected = Vec::new();
+    for head in 0..HEADS {
+        for token in 0..TOKENS {
+            let query = row(&q, head, token);
+            let weights: Vec<f64> = (0..=token)
+                .map(|key| (query.iter().zip(row(&k, head, key)).map(|(q, k)| q * k).sum::<f64>() * 0.125).exp())
+                .collect();
+            let sum: f64 = weights.iter().sum();
+            let mut total = vec![0.0; DIM];
+            for (key, weight) in weights.iter().enumerate() {
+                total.iter_mut().zip(row(&v, head, key)).for_each(|(t, v)| *t += weight / sum * v);
+            }
+            expected.extend(total);
+        }
+    }
+    ([q, k, v], expected)
+}
+
+/// Weights are rounded to f16: relative 2^-11 of values below 1.
+const ATTENTION_TOLERANCE: f64 = 1e-3;
+
+#[test]
+fn triton_attention_descriptors() {
+    let (inputs, expected) = attention_inputs();
+    conform("triton_attention_descriptors", |sim, kernel| {
+        let buffers = inputs.each_ref().map(|x| sim.buffer(&x.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
+        let out = sim.room::<f32>(expected.len());
+        let shape = [HEADS * TOKENS, DIM];
+        let mut descriptors: Vec<Descriptor> =
+            buffers.iter().enumerate().map(|(i, x)| Descriptor::new(kernel, i, x, shape)).collect();
+        descriptors.push(Descriptor::new(kernel, 3, &out, shape));
+        let rest: [&dyn Argument; 2] = [&(TOKENS as i32), &0.125f32];
+        let arguments: Vec<&dyn Argument> = descriptors.iter().flat_map(Descriptor::arguments).chain(rest).collect();
+        kernel.launch(sim, [(TOKENS / 64) as u32, HEADS as u32, 1], &arguments);
+        assert_near(&sim.read(&out), &expected, ATTENTION_TOLERANCE);
+    });
+}
+
+fn attention(name: &str) {
+    let (inputs, expected) = attention_inputs();
+    conform(name, |sim, kernel| {
+        let buffers = inputs.each_ref().map(|x| sim.buffer(&x.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
+        let out = sim.room::<f32>(expected.len());
+        let arguments: [&dyn Argument; 6] = [&buffers[0], &buffers[1], &buffers[2], &out, &(TOKENS as i32), &0.125f32];
+        kernel.launch(sim, [(TOKENS / 64) as u32, HEADS as u32, 1], &arguments);
+        assert_near(&sim.read(&out), &expected, ATTENTION_TOLERANCE);
+    });
+}
 #[test]
 fn triton_attention_80() {
     attention("triton_attention_80");

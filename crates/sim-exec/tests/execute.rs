@@ -271,3 +271,12 @@ fn clusters_read_each_others_shared_memory() {
     let want: Vec<u32> = (0..128).map(|i| ((i / 32) ^ 1) * 100 + i % 32).collect();
     assert_eq!(bench.words(out, 128), want);
 }
+
+#[test]
+fn the_alignment_of_what_a_parameter_points_to_is_not_its_own() {
+    let bench = Bench::new(
+        ".visible .entry k(.param .u32 n, .param .u64 .ptr .global .align 1 x, .param .align 64 .b8 map[128]) { ret; }",
+    );
+    let offsets: Vec<u32> = bench.module.kernels["k"].params.iter().map(|p| p.offset).collect();
+    assert_eq!(offsets, [0, 8, 64]);
+}

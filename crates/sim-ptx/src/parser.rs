@@ -125,15 +125,18 @@ impl Reader {
 
     /// A variable declaration after its space: `.align 4 .b8 name[3] = {…}`.
     fn variable(&mut self, space: VariableSpace) -> Result<Variable, Problem> {
-        let (mut align, mut vector, mut ty) = (0, 1, String::new());
+        let (mut align, mut vector, mut ty, mut points) = (0, 1, String::new(), false);
         loop {
             let line = self.line();
             let token = self.next()?;
             match token.as_str() {
+                // Behind `.ptr` it is that of what the parameter points to.
+                ".align" if points => drop(self.number()?),
                 ".align" => align = self.number()?,
+                ".ptr" => points = true,
                 ".v2" => vector = 2,
                 ".v4" => vector = 4,
-                ".ptr" | ".global" | ".shared" | ".const" | ".local" | ".generic" | ".volatile" | ".managed" => {}
+                ".global" | ".shared" | ".const" | ".local" | ".generic" | ".volatile" | ".managed" => {}
                 ".attribute" => self.skip_to(")")?,
                 t if t.starts_with('.') => ty = t[1..].to_owned(),
                 name => {

@@ -106,6 +106,55 @@ def attention(q, k, v, out, tokens, scale, ROWS: tl.constexpr, KEYS: tl.constexp
     tl.store(out + head + rows[:, None] * DIM + dims[None, :], total / weights[:, None])
 
 
+# Operands and result as tensor descriptors that the host makes.
+@triton.jit
+def matmul_host_descriptors(a, b, c, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    row = tl.program_id(0) * M
+    col = tl.program_id(1) * N
+    total = tl.zeros((M, N), dtype=tl.float32)
+    for start in range(0, k, K):
+        total = tl.dot(a.load([row, start]), b.load([start, col]), total)
+    c.store([row, col], total)
+
+
+# The same with descriptors that each CTA makes in memory; the result is added to what is there.
+@triton.jit
+def matmul_device_descriptors(a, b, c, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    row = tl.program_id(0) * M
+    col = tl.program_id(1) * N
+    left = tl.make_tensor_descriptor(a, [m, k], [k, 1], [M, K])
+    right = tl.make_tensor_descriptor(b, [k, n], [n, 1], [K, N])
+    out = tl.make_tensor_descriptor(c, [m, n], [n, 1], [M, N])
+    total = tl.zeros((M, N), dtype=tl.float32)
+    for start in range(0, k, K):
+        total = tl.dot(left.load([row, start]), right.load([start, col]), total)
+    out.atomic_add([row, col], total)
+
+
+@triton.jit
+def attention_descriptors(
+    q, k, v, out, tokens, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr
+):
+    first = tl.program_id(1) * tokens
+    start_row = tl.program_id(0) * ROWS
+    rows = start_row + tl.arange(0, ROWS)
+    query = q.load([first + start_row, 0])
+    largest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    weights = tl.zeros((ROWS,), dtype=tl.float32)
+    total = tl.zeros((ROWS, DIM), dtype=tl.float32)
+    for start in range(0, start_row + ROWS, KEYS):
+        keys = start + tl.arange(0, KEYS)
+        scores = tl.dot(query, k.load([first + start, 0]).T) * scale
+        scores = tl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))
+        now = tl.maximum(largest, tl.max(scores, axis=1))
+        p = tl.exp(scores - now[:, None])
+        before = tl.exp(largest - now)
+        weights = weights * before + tl.sum(p, axis=1)
+        total = tl.dot(p.to(tl.float16), v.load([first + start, 0]), total * before[:, None])
+        largest = now
+    out.store([first + start_row, 0], total / weights[:, None])
+
+
 # Kernel, types of its arguments, constants, options.
 KERNELS = {
     "vector_add": (vector_add, ["*fp32"] * 3 + ["i32"], {"BLOCK": 256}, {}),
@@ -138,6 +187,24 @@ KERNELS = {
         {"ROWS": 64, "KEYS": 32, "DIM": 64},
         {"num_stages": 2},
     ),
+    "matmul_host_descriptors": (
+        matmul_host_descriptors,
+        ["tensordesc<fp16[64,32]>", "tensordesc<fp16[32,64]>", "tensordesc<fp32[64,64]>", "i32"],
+        {"M": 64, "N": 64, "K": 32},
+        {"num_stages": 3},
+    ),
+    "matmul_device_descriptors": (
+        matmul_device_descriptors,
+        ["*bf16", "*bf16", "*fp32", "i32", "i32", "i32"],
+        {"M": 64, "N": 32, "K": 64},
+        {"num_stages": 2},
+    ),
+    "attention_descriptors": (
+        attention_descriptors,
+        ["tensordesc<fp16[64,64]>", "tensordesc<fp16[32,64]>", "tensordesc<fp16[32,64]>", "tensordesc<fp32[64,64]>", "i32", "fp32"],
+        {"ROWS": 64, "KEYS": 32, "DIM": 64},
+        {"num_stages": 2},
+    ),
 }
 WARPS = 4
 
@@ -148,7 +215,7 @@ def compile_kernel(name, capability, folder):
     signature = dict(zip(names, types, strict=True)) | {constant: "constexpr" for constant in constants}
     # Rows and pointers are multiples of 16, as a caller of the library would find out by itself: so that copies are wide.
     divisible = {"tt.divisibility": 16}
-    wide = "k" in names or name == "attention"
+    wide = "k" in names
     attributes = {}
     for index, parameter in enumerate(function.arg_names):
         if signature[parameter].startswith("*") or (wide and signature[parameter] == "i32"):
@@ -159,6 +226,8 @@ def compile_kernel(name, capability, folder):
         "entry": compiled.metadata.name,
         "shared_bytes": compiled.metadata.shared,
         "warps": compiled.metadata.num_warps,
+        "scratch_bytes": compiled.metadata.global_scratch_size,
+        "descriptors": list(compiled.metadata.tensordesc_meta),
     }
     (folder / f"{name}-{capability}.json").write_text(json.dumps(facts))
     (folder / f"{name}-{capability}.ptx").write_text(compiled.asm["ptx"])
@@ -167,7 +236,8 @@ def compile_kernel(name, capability, folder):
 def main():
     folder = pathlib.Path(sys.argv[1])
     for name in KERNELS:
-        for capability in (80, 90):
+        # Tensor descriptors need compute capability 9.0.
+        for capability in (90,) if "descriptors" in name else (80, 90):
             compile_kernel(name, capability, folder)
 
 

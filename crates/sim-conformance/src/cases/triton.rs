@@ -51,4 +51,36 @@ pub const CASES: &[Case] = &[
     case("triton_matmul_s8_90", "matmul_s8", 90, "exact", &["wgmma.mma_async"]),
     case("triton_attention_80", "attention", 80, "causal, two heads of 64", &["mma.sync.aligned.m16n8k16", "ldmatrix"]),
     case("triton_attention_90", "attention", 90, "causal, two heads of 64", &["wgmma.mma_async", "wgmma.wait_group"]),
+    case(
+        "triton_matmul_host_descriptors",
+        "matmul_host_descriptors",
+        90,
+        "tensor maps of the host; depth and edges that fill no tile",
+        &[
+            "cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes",
+            "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group",
+            "mbarrier.arrive.expect_tx",
+            "mbarrier.try_wait.parity",
+            "wgmma.mma_async",
+        ],
+    ),
+    case(
+        "triton_matmul_device_descriptors",
+        "matmul_device_descriptors",
+        90,
+        "tensor maps that the kernel makes; the result is added to memory",
+        &[
+            "tensormap.replace.tile.global_address",
+            "tensormap.cp_fenceproxy",
+            "fence.proxy.tensormap::generic.acquire.gpu",
+            "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add",
+        ],
+    ),
+    case(
+        "triton_attention_descriptors",
+        "attention_descriptors",
+        90,
+        "causal, two heads of 64, tensor maps of the host",
+        &["cp.async.bulk.tensor.2d", "fence.proxy.async", "wgmma.mma_async", "elect.sync"],
+    ),
 ];
