@@ -336,25 +336,28 @@ template <int HD> struct Attend {
 
 }  // namespace kiln
 
-// Grid: {items, KV heads}; 128 threads; dynamic shared memory AttendShared<HD>.
+// Grid: {any number, KV heads}: CTAs take the step's items in turn; 128 threads; dynamic shared memory AttendShared<HD>.
 #define KILN_ATTEND(HD)                                                                                                      \
     extern "C" __global__ void __launch_bounds__(KILN_ATTEND_THREADS, 2) kiln_attend_##HD(                                      \
         const __grid_constant__ KilnAttendParams p) {                                                                        \
         extern __shared__ __align__(128) unsigned char memory[];                                                             \
-        if (blockIdx.x >= p.step->num_attend_items) return;                                                                  \
-        const unsigned lane = kiln::lane_id();                                                                               \
-        kiln::Attend<HD> attend{p,                                                                                           \
-                                p.items[blockIdx.x],                                                                         \
-                                *(kiln::AttendShared<HD> *)memory,                                                           \
-                                blockIdx.y,                                                                                  \
-                                p.heads / p.kv_heads,                                                                        \
-                                kiln::warp_id(),                                                                             \
-                                lane,                                                                                        \
-                                lane / 4,                                                                                    \
-                                lane % 4,                                                                                    \
-                                {},                                                                                          \
-                                0};                                                                                          \
-        attend.run();                                                                                                        \
+        const unsigned items = p.step->num_attend_items, lane = kiln::lane_id();                                             \
+        for (unsigned item = blockIdx.x; item < items; item += gridDim.x) {                                                  \
+            kiln::Attend<HD> attend{p,                                                                                       \
+                                    p.items[item],                                                                           \
+                                    *(kiln::AttendShared<HD> *)memory,                                                       \
+                                    blockIdx.y,                                                                              \
+                                    p.heads / p.kv_heads,                                                                    \
+                                    kiln::warp_id(),                                                                         \
+                                    lane,                                                                                    \
+                                    lane / 4,                                                                                \
+                                    lane % 4,                                                                                \
+                                    {},                                                                                      \
+                                    0};                                                                                      \
+            attend.run();                                                                                                    \
+            /* What this item read from shared memory is read before the next one writes it. */                              \
+            __syncthreads();                                                                                                 \
+        }                                                                                                                    \
     }
 
 KILN_ATTEND(32)

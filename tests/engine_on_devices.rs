@@ -129,3 +129,7 @@ fn seeds_fix_outputs_with_a_step_in_flight() {
     };
     assert_eq!(output(2), output(1));
 }
+
+common::simulated::on_the_simulated_gpu! {
+    seeds_fix_outputs_on_every_device
+}

@@ -44,6 +44,7 @@ struct Summary {
     /// By direction.
     copies: BTreeMap<String, Copies>,
     graph_launches: u64,
+    allocations: Allocations,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -54,6 +55,14 @@ struct KernelSummary {
     footprint_bytes_max: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lines: Vec<LineCounters>,
+}
+
+/// Allocations and frees, of device and pinned memory.
+#[derive(Debug, Default, Serialize)]
+struct Allocations {
+    number: u64,
+    bytes: u64,
+    bytes_not_freed: u64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -79,6 +88,12 @@ impl Summary {
                 kernel.footprint_bytes_max = kernel.footprint_bytes_max.max(launch.counters.footprint_bytes);
             }
             ReportLine::GraphLaunch { .. } => self.graph_launches += 1,
+            ReportLine::Allocation { bytes, .. } => {
+                self.allocations.number += 1;
+                self.allocations.bytes += bytes;
+                self.allocations.bytes_not_freed += bytes;
+            }
+            ReportLine::Free { bytes, .. } => self.allocations.bytes_not_freed -= bytes,
             ReportLine::Copy { direction, bytes } => {
                 let copies = self.copies.entry(direction).or_default();
                 copies.number += 1;

@@ -14,6 +14,10 @@ pub enum ReportLine {
     Launch(Box<LaunchLine>),
     /// A launch of a graph, before the launches of its nodes.
     GraphLaunch { nodes: usize },
+    /// Memory of the device, or pinned memory of the host, that the program allocated.
+    Allocation { is_host: bool, bytes: u64 },
+    /// Memory that it gave back.
+    Free { is_host: bool, bytes: u64 },
     /// A copy; `direction` is from and to, such as `host_to_device`.
     Copy { direction: String, bytes: u64 },
 }

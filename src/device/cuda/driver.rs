@@ -172,6 +172,56 @@ impl Gpu {
     }
 }
 
+impl Gpu {
+    /// What `queue` queues, as a graph. Nothing of it runs.
+    pub fn capture(self: &Arc<Self>, queue: impl FnOnce() -> Result<(), DeviceError>) -> Result<Graph, DeviceError> {
+        let operation = "capturing a graph";
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`, and is ended below, whatever `queue` returns.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(failed(operation))?;
+        let queued = queue();
+        // SAFETY: as above; the graph is destroyed below.
+        let graph = unsafe { result::stream::end_capture(self.stream) };
+        queued?;
+        let graph = graph.map_err(failed(operation))?;
+        // SAFETY: the graph was just made. An executable graph does not need it any more.
+        let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+        // SAFETY: as above.
+        let destroyed = unsafe { result::graph::destroy(graph) };
+        let graph = Graph { gpu: self.clone(), exec: exec.map_err(failed("instantiating a graph"))? };
+        destroyed.map_err(failed("destroying a graph"))?;
+        // SAFETY: both live as long as `self`.
+        unsafe { result::graph::upload(graph.exec, self.stream) }.map_err(failed("uploading a graph"))?;
+        Ok(graph)
+    }
+}
+
+/// Launches that are queued with one call.
+#[derive(Debug)]
+pub struct Graph {
+    gpu: Arc<Gpu>,
+    exec: sys::CUgraphExec,
+}
+
+// SAFETY: as for `Gpu`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Queues all of it.
+    pub fn launch(&self) -> Result<(), DeviceError> {
+        // SAFETY: graph and stream live as long as `self`; the addresses in it are of buffers that the device owns.
+        unsafe { result::graph::launch(self.exec, self.gpu.stream) }.map_err(failed("launching a decode step"))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let _ = self.gpu.bind();
+        // SAFETY: made in `capture`, destroyed only here; the driver waits where it must.
+        let _ = unsafe { result::graph::exec_destroy(self.exec) };
+    }
+}
+
 impl Drop for Gpu {
     fn drop(&mut self) {
         // SAFETY: made in `open`, and nothing can be queued any more.

@@ -151,9 +151,20 @@ impl StepLayout {
         Ok(StepShape {
             rows: step.num_rows,
             logit_rows: step.num_logit_rows,
-            attend_items: step.num_attend_items,
+            attend_ctas: step.num_attend_items,
             upload_bytes: used,
+            is_decode: batch.seqs.iter().all(|seq| seq.tokens.len() == 1 && seq.logit_rows.len() == 1),
         })
+    }
+
+    /// The grids of every step with up to `rows` rows of as many sequences, whatever their lengths: attention has a CTA for each SM, so
+    /// that long contexts fill the device, or for each item if those are more, up to four per SM.
+    pub fn decode_shape(&self, rows: u32) -> StepShape {
+        let attend_ctas = self.geometry.map_or(0, |geometry| {
+            let items = rows * geometry.group.div_ceil(geometry.pairs());
+            items.min((4 * self.sm_count).div_ceil(geometry.kv_heads)).max(self.sm_count.div_ceil(geometry.kv_heads))
+        });
+        StepShape { rows, logit_rows: rows, attend_ctas, upload_bytes: 0, is_decode: true }
     }
 
     /// Adds the sample rows to a step that has been written.
@@ -222,8 +233,11 @@ fn padded_head_dim(head_dim: u32) -> u32 {
 pub struct StepShape {
     pub rows: u32,
     pub logit_rows: u32,
-    pub attend_items: u32,
+    /// CTAs that share the items of attention, for each KV head.
+    pub attend_ctas: u32,
     pub upload_bytes: usize,
+    /// One row of each sequence, and its logits.
+    pub is_decode: bool,
 }
 
 fn put<T: Copy>(buffer: &mut [u8], at: u64, values: &[T]) -> Result<(), DeviceError> {

@@ -6,6 +6,7 @@
 mod abi;
 mod checkpoints;
 mod driver;
+mod graphs;
 mod inputs;
 mod kernels;
 mod plan;
@@ -24,6 +25,7 @@ use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse
 
 use abi::*;
 use driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
+use graphs::DecodeGraphs;
 use inputs::StepShape;
 use kernels::{Kernels, LARGE_ROWS, LARGE_THREADS, SMALL_ROWS};
 use plan::{Launch, Plan, PlannedLinear};
@@ -34,6 +36,7 @@ use slots::Slots;
 #[derive(Debug)]
 pub struct CudaDevice {
     // Dropped in this order: what was allocated before the context it was allocated in.
+    graphs: DecodeGraphs,
     plan: Plan,
     sampler: Sampler,
     /// One per step in flight: its inputs on the host, and its end.
@@ -94,8 +97,8 @@ impl CudaDevice {
         let staging = [staging()?, staging()?];
         let ends = [Event::new(&gpu)?, Event::new(&gpu)?];
         let copies = DeviceBuffer::zeroed(&gpu, "block copies", 8 * COPIES_MAX as u64, "--ctx-size")?;
-        gpu.synchronise()?;
-        Ok(CudaDevice {
+        let mut device = CudaDevice {
+            graphs: DecodeGraphs::default(),
             plan,
             sampler,
             staging,
@@ -110,7 +113,12 @@ impl CudaDevice {
             queue: VecDeque::new(),
             num_steps: 0,
             last: Batch::default(),
-        })
+        };
+        device.graphs = DecodeGraphs::capture(&device.gpu, program, limits, |rows| {
+            device.queue_kernels(&device.plan.layout.decode_shape(rows), rows)
+        })?;
+        device.gpu.synchronise()?;
+        Ok(device)
     }
 
     /// Whether GPU `ordinal` is one of hardware: simulated ones are only used when asked for.
@@ -121,17 +129,25 @@ impl CudaDevice {
         Ok(!Gpu::open(ordinal)?.name.starts_with("Simulated"))
     }
 
-    /// Queues the open step, if there is one: one upload, then its kernels.
+    /// Queues the open step, if there is one: one upload, then its kernels, which are one graph if every sequence decodes.
     fn flush(&mut self) -> Result<(), DeviceError> {
         let Some(step) = self.open.take() else { return Ok(()) };
         self.plan.inputs.upload(0, &self.staging[step.buffer].bytes()[..step.shape.upload_bytes])?;
-        for launch in &self.plan.launches {
-            self.launch(launch, &step.shape)?;
+        let decodes = step.shape.is_decode && step.chains == step.shape.rows;
+        match self.graphs.for_rows(step.shape.rows).filter(|_| decodes) {
+            Some(graph) => graph.launch()?,
+            None => self.queue_kernels(&step.shape, step.chains)?,
         }
-        self.sampler.launch(step.chains)?;
         self.ends[step.buffer].record()?;
         self.queue.push_back(step);
         Ok(())
+    }
+
+    fn queue_kernels(&self, shape: &StepShape, chains: u32) -> Result<(), DeviceError> {
+        for launch in &self.plan.launches {
+            self.launch(launch, shape)?;
+        }
+        self.sampler.launch(chains)
     }
 
     fn launch(&self, launch: &Launch, shape: &StepShape) -> Result<(), DeviceError> {
@@ -143,7 +159,7 @@ impl CudaDevice {
                 self.launch_linear(linear, rows)
             }
             Launch::Attend(p, kernel) => {
-                let grid = [shape.attend_items, p.kv_heads, 1];
+                let grid = [shape.attend_ctas, p.kv_heads, 1];
                 gpu.launch(&kernels.attend[*kernel], grid, KILN_ATTEND_THREADS, p.as_ref())
             }
             Launch::QuantiseAttended(p) => {

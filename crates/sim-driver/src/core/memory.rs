@@ -102,6 +102,7 @@ impl Driver {
         let label = format!("allocation of {bytes} bytes");
         let address = self.devices[device].gpu.memory.alloc(bytes, &label).or_else(memory_refusal)?;
         self.memory.insert(address, Range { bytes, kind, context, device, flags: 0, mapped_at: address });
+        self.report.allocation(false, bytes);
         Ok(address)
     }
 
@@ -120,7 +121,17 @@ impl Driver {
 
     /// Removes a range when all that was submitted has run, as freeing and unmapping wait on a device.
     fn remove_when_idle(&mut self, address: u64) {
-        self.wait_and(self.queue.of(|_| true), Driver::range_remove, address);
+        self.wait_and(self.queue.of(|_| true), Driver::range_give_back, address);
+    }
+
+    /// Removes a range that its owner gave back; what a context takes with it when it goes is not reported.
+    fn range_give_back(&mut self, address: u64) -> Res {
+        if let Some(range) = self.memory.get(&address)
+            && !matches!(range.kind, RangeKind::Registered | RangeKind::Global)
+        {
+            self.report.free(range.is_host(), range.bytes);
+        }
+        self.range_remove(address)
     }
 
     /// Unmaps or frees a range, whatever it is.
@@ -159,6 +170,7 @@ impl Driver {
         let block = PinnedBlock::new(bytes)?;
         let host = block.range;
         self.map(host, context, flags, kind(block))?;
+        self.report.allocation(true, bytes);
         Ok(host.address)
     }
 

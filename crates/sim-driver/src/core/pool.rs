@@ -122,6 +122,7 @@ impl Driver {
         };
         self.stream_ordered_memory(stream)?;
         self.memory.remove(&address);
+        self.report.free(false, bytes);
         self.submit(stream, Work::Free(Free { device, address, bytes, pool }))
     }
 

@@ -1,4 +1,4 @@
-//! One JSON line for each launch and copy, for whoever counts ([`sim_exec::report`]).
+//! One JSON line for each launch, copy and allocation, for whoever counts ([`sim_exec::report`]).
 
 use std::fs::File;
 use std::io::Write;
@@ -48,6 +48,14 @@ impl Report {
 
     pub fn graph_launch(&mut self, nodes: usize) {
         self.line(|| ReportLine::GraphLaunch { nodes });
+    }
+
+    pub fn allocation(&mut self, is_host: bool, bytes: u64) {
+        self.line(|| ReportLine::Allocation { is_host, bytes });
+    }
+
+    pub fn free(&mut self, is_host: bool, bytes: u64) {
+        self.line(|| ReportLine::Free { is_host, bytes });
     }
 
     /// `direction` is from and to, such as `host_to_device`.
