@@ -196,7 +196,7 @@ fn find_kernel<'m>(args: &RunArgs, module: &'m LoadedModule) -> Result<&'m Kerne
 }
 
 fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Result<Run, Error> {
-    let gpu = Gpu::new(config(args));
+    let gpu = Gpu::new(config(args, seed));
     let module = LoadedModule::load(&gpu, ptx, &args.file.to_string_lossy())?;
     let kernel = find_kernel(args, &module)?;
     let placed = arguments.iter().enumerate().map(|(i, a)| a.place(&gpu, i, args.data_seed));
@@ -252,7 +252,7 @@ fn run_once(args: &RunArgs, ptx: &str, arguments: &[Argument], seed: u64) -> Res
     Ok(Run { seed, finding: None, launch: Some(line), output: report.output, buffers })
 }
 
-fn config(args: &RunArgs) -> GpuConfig {
+fn config(args: &RunArgs, seed: u64) -> GpuConfig {
     let has = |check| args.checks.contains(&Check::All) || args.checks.contains(&check);
     GpuConfig {
         compute_capability: args.cc,
@@ -260,7 +260,7 @@ fn config(args: &RunArgs) -> GpuConfig {
         workers: args.workers as usize,
         checks: Checks { uninitialised: has(Check::Uninitialised), races: has(Check::Races) },
         arithmetic: Arithmetic {
-            perturb: args.arithmetic.contains(&Variation::Perturb),
+            perturb: args.arithmetic.contains(&Variation::Perturb).then_some(seed),
             mma_truncates: args.arithmetic.contains(&Variation::Truncate),
         },
         ..GpuConfig::default()

@@ -42,7 +42,8 @@ pub fn conform_ptx(case: &Case, ptx: &str, mut body: impl FnMut(&Sim)) {
     let mut sim = Sim { gpu, module, seed: 0, launched: RefCell::default() };
     for seed in 0..SEEDS {
         sim.seed = seed;
-        sim.gpu.config.arithmetic = Arithmetic { perturb: seed % 2 == 1, mma_truncates: seed % 4 >= 2 };
+        sim.gpu.config.arithmetic =
+            Arithmetic { perturb: (seed % 2 == 1).then_some(seed), mma_truncates: seed % 4 >= 2 };
         sim.gpu.config.workers = if seed % 3 == 0 { 1 } else { 2 };
         body(&sim);
     }

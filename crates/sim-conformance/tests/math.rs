@@ -42,7 +42,7 @@ fn check_f32(sim: &Sim, kernel: &str, functions: &[Function], most: f32) {
     let (x, y) = inputs(1, most);
     let results = run::<f32, f32>(sim, kernel, &x, &y, functions.len());
     // Perturbed approximations are anywhere inside the instruction's bound, where hardware's are better.
-    let slack = if sim.gpu.config.arithmetic.perturb { 4.0 } else { 0.0 };
+    let slack = if sim.gpu.config.arithmetic.perturb.is_some() { 4.0 } else { 0.0 };
     for ((name, f, ulps), got) in functions.iter().zip(results) {
         for i in 0..COUNT {
             let expected = f(x[i].into(), y[i].into());

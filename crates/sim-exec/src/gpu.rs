@@ -28,8 +28,9 @@ impl Checks {
 /// How approximate and order-dependent arithmetic is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arithmetic {
-    /// Perturb approximate instructions inside their documented error.
-    pub perturb: bool,
+    /// Perturb approximate instructions inside their documented error, as this seed says: like a device of hardware, one device gives
+    /// one result for one operand, in every launch.
+    pub perturb: Option<u64>,
     /// mma aligns its products to the largest and truncates, as tensor cores have been observed to do.
     pub mma_truncates: bool,
 }
@@ -160,7 +161,7 @@ pub struct LaunchConfig<'a> {
     pub cooperative: bool,
     /// The parameter buffer, `Kernel::param_bytes` long.
     pub params: &'a [u8],
-    /// Chooses the schedule of warps and CTAs, and perturbations.
+    /// Chooses the schedule of warps and CTAs.
     pub seed: u64,
     /// Value of `%envreg1` (high half) and `%envreg2` (low half): cooperative groups' grid workspace.
     pub grid_workspace: u64,

@@ -59,15 +59,16 @@ impl Settings {
             },
         };
         let mib = number("KILN_SIM_VRAM_MIB", "MiB, 1 to 1048576", 1..=1 << 20)?;
+        let seed = number("KILN_SIM_SEED", "a number", 0..=u64::MAX)?.unwrap_or(0);
         Ok(Settings {
             compute_capability: compute_capability(lookup)?,
             sm_count: number("KILN_SIM_SMS", "1 to 1024", 1..=1024)?.map(|n| n as u32),
             vram_bytes: mib.unwrap_or(16 << 10) << 20,
             device_count: number("KILN_SIM_DEVICES", "0 to 16", 0..=16)?.unwrap_or(1) as usize,
-            seed: number("KILN_SIM_SEED", "a number", 0..=u64::MAX)?.unwrap_or(0),
+            seed,
             workers: number("KILN_SIM_WORKERS", "1 to 1024", 1..=1024)?.map(|n| n as usize),
             checks: checks(lookup)?,
-            arithmetic: arithmetic(lookup)?,
+            arithmetic: arithmetic(lookup, seed)?,
             faults: match lookup("KILN_SIM_FAULT") {
                 None => Faults::default(),
                 Some(found) => Faults::parse(&found).ok_or(SettingError {
@@ -112,13 +113,13 @@ fn checks(lookup: Lookup<'_>) -> Result<Checks, SettingError> {
     Ok(checks)
 }
 
-fn arithmetic(lookup: Lookup<'_>) -> Result<Arithmetic, SettingError> {
+fn arithmetic(lookup: Lookup<'_>, seed: u64) -> Result<Arithmetic, SettingError> {
     let variable = "KILN_SIM_ARITHMETIC";
     let mut arithmetic = Arithmetic::default();
     let Some(found) = lookup(variable) else { return Ok(arithmetic) };
     for word in found.split(',') {
         match word {
-            "perturb" => arithmetic.perturb = true,
+            "perturb" => arithmetic.perturb = Some(seed),
             "truncate" => arithmetic.mma_truncates = true,
             _ => return Err(SettingError { variable, found, expected: "perturb, truncate or both" }),
         }
@@ -148,7 +149,7 @@ mod tests {
         assert_eq!(settings.compute_capability, (12, 0));
         assert_eq!((settings.sm_count, settings.vram_bytes, settings.device_count), (Some(7), 3 << 20, 2));
         assert_eq!(settings.checks, Checks { uninitialised: false, races: true });
-        assert!(settings.arithmetic.perturb && settings.arithmetic.mma_truncates);
+        assert!(settings.arithmetic.perturb == Some(settings.seed) && settings.arithmetic.mma_truncates);
     }
 
     #[test]

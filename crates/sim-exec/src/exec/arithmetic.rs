@@ -29,8 +29,7 @@ impl Step<'_, '_> {
                 d
             }
             Op::Approx { op, d, a, b } => {
-                let noise = self.launch.gpu.config.arithmetic.perturb.then_some(self.launch.config.seed);
-                op.run(&mut out, self.reg(*a), self.reg(*b), noise);
+                op.run(&mut out, self.reg(*a), self.reg(*b), self.launch.gpu.config.arithmetic.perturb);
                 d
             }
             Op::Convert { conversion, d, a } => {
