@@ -748,8 +748,8 @@ pub struct Program {
     pub places: Vec<Place>,
     /// One per instruction.
     pub classes: Vec<Class>,
-    /// Whether some instruction is a bulk copy.
-    pub copies_in_bulk: bool,
+    /// Whether some instruction is a bulk copy or a wgmma.
+    pub uses_async_proxy: bool,
     /// One per instruction, or empty if no instruction is wgmma.
     pub watches: Vec<Option<Box<Watch>>>,
     pub slots: usize,

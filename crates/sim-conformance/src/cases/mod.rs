@@ -6,6 +6,7 @@ mod cute_tiles;
 mod cutlass;
 mod language;
 mod libcudacxx;
+mod tma;
 mod triton;
 mod wmma;
 
@@ -20,5 +21,6 @@ pub const FAMILIES: &[&[Case]] = &[
     wmma::CASES,
     cutlass::CASES,
     cute_tiles::CASES,
+    tma::CASES,
     triton::CASES,
 ];

@@ -46,12 +46,17 @@ impl WordRaces {
         if let Some(conflict) = self.write.conflict(who, &now, true) {
             return Err(Trouble::Race(conflict));
         }
+        self.remember(now);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn remember(&mut self, now: Touch) {
         let first = &mut self.reads[0];
         if first.bytes == 0 || first.warp == now.warp && first.tick != now.tick {
             *first = now;
         }
         self.reads[1] = now;
-        Ok(())
     }
 }
 
@@ -192,7 +197,7 @@ impl SharedMemory {
         let access = Access { offset, width: length, lane: 0, atomic: false, epoch: 0 };
         for (word, bytes) in touched_words(offset, length) {
             if let Some(races) = self.races.get_mut(word) {
-                races.reads[1] = touch(who, access, bytes);
+                races.remember(touch(who, access, bytes));
             }
         }
     }
@@ -242,6 +247,27 @@ impl SharedMemory {
             if let Some(races) = self.races.get_mut(word) {
                 races.read(who, touch(who, access, bytes))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that 16 bytes may be read on behalf of `who`, and remembers the read as the asynchronous proxy's: its warp and tick.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check_operand(&mut self, who: &Actor<'_>, offset: u32, (warp, tick): (usize, u32)) -> Result<(), Trouble> {
+        let words = offset as usize / 4..offset as usize / 4 + 4;
+        if self.state[words.clone()].iter().any(|state| state >> 4 != 0) {
+            return Err(Trouble::AsyncPending);
+        }
+        let access = Access { offset, width: 16, lane: 0, atomic: false, epoch: 0 };
+        let asks = touch(who, access, 15);
+        let reads = Touch { tick, warp: warp as u16, ..asks };
+        for races in self.races.get_mut(words).unwrap_or_default() {
+            if let Some(conflict) = races.write.conflict(who, &asks, true) {
+                return Err(Trouble::Race(conflict));
+            }
+            races.remember(reads);
         }
         Ok(())
     }

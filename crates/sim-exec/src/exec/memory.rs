@@ -419,7 +419,8 @@ impl<'l> Step<'_, 'l> {
         let verb = if conflict.other_wrote { "write" } else { "read" };
         let per_cta = self.launch.config.block.iter().product::<u32>().div_ceil(32) as usize;
         if conflict.other_warp == self.ctas.len() * per_cta {
-            return format!("nothing orders it with the {verb} by a bulk copy of cluster {}", conflict.other_cluster);
+            let cluster = conflict.other_cluster;
+            return format!("nothing orders it with the {verb} by a bulk copy or a wgmma of cluster {cluster}");
         }
         format!(
             "nothing orders it with the {verb} by cluster {} CTA {} warp {} lane {}",

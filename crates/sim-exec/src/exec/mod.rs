@@ -216,7 +216,8 @@ fn watch_for_deadlock(launch: &Launch<'_>, cluster: &mut Cluster) -> Result<(), 
         return Ok(());
     }
     let fragments = || cluster.warps.iter().flat_map(|w| w.fragments.iter());
-    let divergent = fragments().any(|f| matches!(f.wait, Some(Wait::Converge { .. } | Wait::WarpSync { .. })));
+    let divergent = fragments()
+        .any(|f| matches!(f.wait, Some(Wait::Converge { .. } | Wait::WarpSync { .. } | Wait::Warpgroup { .. })));
     let kind = if divergent { FindingKind::DivergentBarrier } else { FindingKind::Deadlock };
     Err(stuck(launch, cluster, kind))
 }
@@ -239,9 +240,16 @@ fn stuck(launch: &Launch<'_>, cluster: &Cluster, kind: FindingKind) -> Finding {
                     format!("waits at barrier {id}, where {} of {expected} threads arrived", barrier.arrived)
                 }
                 Some(Wait::Cluster { .. }) => "waits at the cluster barrier".into(),
+                Some(Wait::Warpgroup { issued }) => {
+                    let group = &cluster.ctas[warp.cta].warpgroups[warp.index / 4];
+                    format!(
+                        "waits for {issued} wgmmas, of which the warps of its warpgroup issued {:?}",
+                        group.issued()
+                    )
+                }
                 None => "spins".into(),
             };
-            if first.is_none() || matches!(fragment.wait, Some(Wait::Converge { .. })) {
+            if first.is_none() || matches!(fragment.wait, Some(Wait::Converge { .. } | Wait::Warpgroup { .. })) {
                 first = Some((warp.id, fragment.pc, fragment.mask));
             }
             lines.push(format!("CTA {} warp {} lanes {:#x} at {place} {what}", warp.cta, warp.index, fragment.mask));

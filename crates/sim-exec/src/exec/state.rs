@@ -144,6 +144,10 @@ pub enum Wait {
     Cluster {
         generation: u64,
     },
+    /// For the other warps of the warpgroup to issue so many wgmmas.
+    Warpgroup {
+        issued: u64,
+    },
 }
 
 /// Lanes of a warp that run together.
@@ -222,8 +226,8 @@ impl Cluster {
         let threads: u32 = config.block.iter().product();
         let warps_per_cta = threads.div_ceil(32) as usize;
         let warps = warps_per_cta * per_cluster as usize;
-        // Bulk copies are a warp of their own to the race checker.
-        let clocks = warps + usize::from(launch.program.copies_in_bulk);
+        // The asynchronous proxy is a warp of its own to the race checker.
+        let clocks = warps + usize::from(launch.program.uses_async_proxy);
         let checks = launch.gpu.config.checks;
         let shared_bytes = launch.kernel.static_shared_bytes + config.dynamic_shared_bytes;
         let reserved_shared = reserved_shared(launch.program, shared_bytes);

@@ -1,8 +1,8 @@
 //! Bulk copies under way. They arrive as late as the ISA allows: those that report to an mbarrier when somebody has to wait for it,
 //! in an order that the seed chooses, the others when their thread waits for their group, or when the cluster is done.
 //!
-//! To the race checker the asynchronous proxy is one more warp of the cluster, of which each arrival is a tick: whoever waited
-//! in the right way has learned of it.
+//! To the race checker the asynchronous proxy is one more warp of the cluster, of which each arrival, and each wgmma, is a tick:
+//! whoever waited in the right way has learned of it.
 
 use super::atomics::{update_global, updated};
 use super::bulk::{far_offset, units};
@@ -49,7 +49,7 @@ pub struct Transfer {
 #[derive(Debug)]
 pub struct Transfers {
     pending: Vec<Transfer>,
-    /// Arrivals so far.
+    /// Arrivals and wgmmas so far.
     tick: u32,
     rng: Rng,
 }
@@ -57,6 +57,15 @@ pub struct Transfers {
 impl Transfers {
     pub fn new(seed: u64) -> Self {
         Transfers { pending: Vec::new(), tick: 0, rng: Rng::new(seed ^ 0x6275_6c6b) }
+    }
+
+    /// Arrivals and wgmmas so far.
+    pub fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    pub fn next_tick(&mut self) {
+        self.tick += 1;
     }
 
     pub fn issue(&mut self, transfer: Transfer) {

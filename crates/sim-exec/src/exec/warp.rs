@@ -134,6 +134,7 @@ impl Step<'_, '_> {
             Some(Wait::Converge { lanes } | Wait::WarpSync { lanes }) => lanes & self.warp.live & !fragment.mask == 0,
             Some(Wait::Barrier { id, generation }) => self.ctas[self.warp.cta].barriers[id].generation != generation,
             Some(Wait::Cluster { generation }) => self.cluster_barrier.generation != generation,
+            Some(Wait::Warpgroup { issued }) => self.warpgroup_has_issued(issued),
         }
     }
 

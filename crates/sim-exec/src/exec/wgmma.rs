@@ -4,7 +4,7 @@
 //! that it writes may not be touched, those that it reads may not be written, and neither may its operands in shared memory.
 //! A copy between registers passes on what is known of the source: compilers rename registers with them.
 
-use super::state::Fault;
+use super::state::{Fault, Wait};
 use super::warp::{Flow, Step};
 use crate::finding::FindingKind;
 use crate::lanes::{FULL, Lanes};
@@ -29,12 +29,12 @@ struct Register {
     changed: bool,
 }
 
-/// Operands in shared memory of a wgmma that was not waited for.
-#[derive(Debug)]
+/// A group that was not waited for.
+#[derive(Clone, Copy, Debug)]
 struct Pending {
     group: u32,
-    /// Offsets of 16-byte pieces.
-    pieces: Vec<u32>,
+    /// The wgmmas that the warp had issued at its end.
+    issued: u64,
 }
 
 /// A warp's wgmma state.
@@ -74,10 +74,15 @@ impl Step<'_, '_> {
                 wgmmas.fenced = true;
                 wgmmas.registers.iter_mut().for_each(|r| r.changed = false);
             }
-            Op::WgmmaCommit => wgmmas.group += 1,
+            Op::WgmmaCommit => {
+                let group = wgmmas.group;
+                wgmmas.group += 1;
+                let issued = self.issued_wgmmas();
+                self.warp.wgmmas.pending.push(Pending { group, issued });
+            }
             Op::WgmmaWait { pending } => {
                 let limit = wgmmas.group.saturating_sub(*pending);
-                self.finish_wgmmas(limit);
+                return self.wait_for_wgmmas(limit);
             }
             Op::Wgmma(wgmma) => self.wgmma(wgmma)?,
             other => panic!("{other:?} is no wgmma operation"),
@@ -85,21 +90,23 @@ impl Step<'_, '_> {
         Ok(Flow::Next)
     }
 
-    /// Ends the groups below `limit`.
-    fn finish_wgmmas(&mut self, limit: u32) {
-        let (wgmmas, shared) = (&mut self.warp.wgmmas, &mut self.ctas[self.warp.cta].shared);
-        wgmmas.pending.retain(|pending| {
-            let done = pending.group < limit;
-            if done {
-                pending.pieces.iter().for_each(|&piece| shared.end_async_read(piece));
-            }
-            !done
-        });
+    /// Ends the groups below `limit`, once all warps of the warpgroup have issued their wgmmas.
+    fn wait_for_wgmmas(&mut self, limit: u32) -> Result<Flow, Fault> {
+        let due = |p: &&Pending| p.group < limit;
+        if let Some(issued) = self.warp.wgmmas.pending.iter().rfind(due).map(|p| p.issued)
+            && self.launch.gpu.config.checks.races
+            && !self.finish_operands(issued)
+        {
+            return Ok(Flow::Wait(Wait::Warpgroup { issued }));
+        }
+        let wgmmas = &mut self.warp.wgmmas;
+        wgmmas.pending.retain(|p| p.group >= limit);
         for register in &mut wgmmas.registers {
             if register.pending.is_some_and(|(_, group)| group < limit) {
                 register.pending = None;
             }
         }
+        Ok(Flow::Next)
     }
 
     fn wgmma(&mut self, wgmma: &Wgmma) -> Result<(), Fault> {
@@ -131,9 +138,7 @@ impl Step<'_, '_> {
         let b = self.wgmma_operand(wgmma.b, wgmma.b_major, (0, wgmma.columns), 1, &mut pieces)?;
         self.wgmma_multiply(wgmma, &a, &b, scale != 0);
         if checked {
-            let (wgmmas, shared) = (&mut self.warp.wgmmas, &mut self.ctas[self.warp.cta].shared);
-            pieces.iter().for_each(|&piece| shared.begin_async_read(piece));
-            wgmmas.pending.push(Pending { group: wgmmas.group, pieces });
+            self.guard_operands(pieces);
         }
         Ok(())
     }
@@ -197,7 +202,7 @@ impl Step<'_, '_> {
                 Major::Mn => descriptor.along_mn(8 * half + i, line / 8),
             };
             let (cta, offset) = self.shared_at(address.into(), 16, 0)?;
-            self.check_shared_read(cta, offset, 16, 0, false)?;
+            self.check_operand_read(cta, offset)?;
             self.check_async_proxy(cta, offset, 16, None, "reads")?;
             pieces.push(offset);
             *row = self.ctas[cta].shared.load_piece(offset);

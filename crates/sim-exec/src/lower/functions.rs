@@ -80,7 +80,7 @@ fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, 
     program.static_shared_bytes = program.static_shared_bytes.max(dynamic);
     program.local_bytes = program.local_bytes.next_multiple_of(16);
     program.watches = super::wgmma::watches(&program);
-    program.copies_in_bulk = program.instructions.iter().any(|i| matches!(i.op, Op::Bulk(_)));
+    program.uses_async_proxy = program.instructions.iter().any(|i| matches!(i.op, Op::Bulk(_) | Op::Wgmma(_)));
     Ok(Kernel {
         name: function.name.clone(),
         params,
