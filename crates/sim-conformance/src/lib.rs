@@ -13,5 +13,5 @@ mod toolchain;
 
 pub use case::{Case, DOCS, DeviceCode, with_table};
 pub use inputs::Random;
-pub use sim::{Argument, Buffer, Launch, SEEDS, Sim, assert_same, conform, conform_ptx};
+pub use sim::{Argument, Buffer, Launch, SEEDS, Sim, assert_same, assert_survives_printing, conform, conform_ptx};
 pub use toolchain::{Toolchain, ToolchainError, workspace_root};

@@ -36,6 +36,7 @@ pub fn conform(name: &str, body: impl FnMut(&Sim)) {
 /// # Panics
 /// If the PTX does not load, or lacks an instruction that the case exercises.
 pub fn conform_ptx(case: &Case, ptx: &str, mut body: impl FnMut(&Sim)) {
+    assert_survives_printing(case.name, ptx);
     let config = GpuConfig { checks: Checks::ALL, instructions_max: 30_000_000, ..GpuConfig::default() };
     let gpu = Gpu::new(config);
     let module = LoadedModule::load(&gpu, ptx, case.name).unwrap_or_else(|e| panic!("{e}"));
@@ -48,6 +49,22 @@ pub fn conform_ptx(case: &Case, ptx: &str, mut body: impl FnMut(&Sim)) {
         body(&sim);
     }
     case.assert_exercises(ptx, sim.launched.borrow().iter());
+}
+
+/// Asserts that PTX is read, printed and read again to the same tree. Returns the printed text.
+///
+/// # Panics
+/// If it is not, or does not survive.
+pub fn assert_survives_printing(name: &str, ptx: &str) -> String {
+    let read = |what: &str, text: &str| match sim_ptx::read(text) {
+        Ok(module) => module,
+        Err((line, message)) => panic!("{name}, {what}:{line}: {message}"),
+    };
+    let tree = read("compiled", ptx);
+    let printed = tree.to_string();
+    let again = read("printed", &printed);
+    assert!(tree.without_lines() == again.without_lines(), "{name}: the tree changed\n{printed}");
+    printed
 }
 
 /// Asserts that two lists are equal, and says where they first differ.

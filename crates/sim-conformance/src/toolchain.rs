@@ -106,6 +106,24 @@ impl Toolchain {
         Ok((text("ptx")?, text("json")?))
     }
 
+    /// Assembles PTX text for `arch` with ptxas, and throws the machine code away; cached as in [`Toolchain::compile`].
+    ///
+    /// # Errors
+    /// `Failed` with the assembler's messages.
+    pub fn assemble(&self, name: &str, ptx: &str, arch: &str) -> Result<(), ToolchainError> {
+        let key = (ptx, arch, self.version());
+        cached(name, &key, |out| {
+            let source = out.with_extension("source");
+            fs::write(&source, ptx).map_err(io_error("writing", &source))?;
+            let ptxas = existing(self.packages.join("nvidia/cu13/bin/ptxas"))?;
+            let machine_code = out.with_extension("cubin");
+            run(Command::new(ptxas).args(["-O0", "-arch", arch, "-o"]).arg(&machine_code).arg(&source))?;
+            fs::remove_file(&machine_code).map_err(io_error("removing", &machine_code))?;
+            fs::rename(&source, out).map_err(io_error("renaming", &source))
+        })
+        .map(drop)
+    }
+
     fn nvcc(&self) -> Result<PathBuf, ToolchainError> {
         existing(self.packages.join("nvidia/cu13/bin/nvcc"))
     }

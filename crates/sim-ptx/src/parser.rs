@@ -1,8 +1,11 @@
-//! PTX text to what lowering reads: recursive descent, with nested scopes resolved to unique names.
+//! PTX text to its syntax tree: recursive descent, with nested scopes resolved to unique names.
 
 use std::collections::HashMap;
 
-use crate::ast::{Call, Function, Instruction, Module, Operand, Statement, Variable, VariableSpace, type_bits};
+use crate::ast::{
+    Call, Directive, Function, InlinedAt, Instruction, Linkage, Module, Operand, Pointer, Prototype, Section,
+    Statement, Variable, VariableSpace, type_bits,
+};
 use crate::lexer::{Token, tokens};
 
 /// A 1-based line of the text, and what was wrong there.
@@ -18,7 +21,12 @@ pub fn read(text: &str) -> Result<Module, Problem> {
     // nvcc writes the names of files behind the code that uses them.
     let named = tokens.windows(3).filter(|w| w[0].text == ".file");
     let files = named.filter_map(|w| Some((w[1].text.parse().ok()?, w[2].text.trim_matches('"').to_owned()))).collect();
-    let mut reader = Reader { tokens, at: 0, files, source: None, used_bytes: None, scopes: 0 };
+    // What tells a nested scope's names apart must be part of no name.
+    let mut mark = "$".to_owned();
+    while tokens.iter().any(|t| t.text.contains(&mark)) {
+        mark.push('$');
+    }
+    let mut reader = Reader { tokens, at: 0, files, source: None, inlined_at: None, used_bytes: None, scopes: 0, mark };
     reader.module()
 }
 
@@ -27,10 +35,12 @@ struct Reader {
     at: usize,
     files: HashMap<u32, String>,
     source: Source,
+    inlined_at: Option<InlinedAt>,
     /// From the last `.pragma "used_bytes_mask"`: for the next instruction.
     used_bytes: Option<u32>,
-    /// Scopes opened so far: the suffix of names in nested scopes.
+    /// Scopes opened so far: the suffix of names in nested scopes, after a mark that no name of the text has.
     scopes: u32,
+    mark: String,
 }
 
 /// Names that nested scopes gave new meanings, innermost last.
@@ -80,38 +90,60 @@ impl Reader {
 
     fn module(&mut self) -> Result<Module, Problem> {
         let mut module = Module::default();
+        let mut linkage = Linkage::Internal;
         while self.at < self.tokens.len() {
             let line = self.line();
             match self.next()?.as_str() {
-                ".version" | ".address_size" => {
-                    self.next()?;
-                }
-                ".target" => {
-                    self.next()?;
-                    while self.eat(",") {
-                        self.next()?;
-                    }
-                }
+                ".version" => module.version = self.next()?,
+                ".address_size" => module.address_bits = Some(self.number()? as u32),
+                ".target" => module.targets = self.names()?,
                 ".file" => self.file()?,
-                ".section" => self.skip_to("}")?,
-                ".pragma" | ".alias" => self.skip_to(";")?,
-                ".visible" | ".weak" | ".extern" | ".common" => {}
+                ".section" => module.sections.push(self.section()?),
+                ".pragma" => self.skip_to(";")?,
+                ".alias" => {
+                    let alias = self.next()?;
+                    self.expect(",")?;
+                    module.aliases.push((alias, self.next()?));
+                    self.expect(";")?;
+                }
+                ".visible" => linkage = Linkage::Visible,
+                ".weak" => linkage = Linkage::Weak,
+                ".extern" => linkage = Linkage::Extern,
+                ".common" => linkage = Linkage::Common,
                 space @ (".global" | ".const" | ".shared") => {
                     let dynamic_possible = space == ".shared";
-                    let mut v = self.variable(space_of(space))?;
-                    v.dynamic &= dynamic_possible;
+                    let v = self.variable(space_of(space))?;
                     self.expect(";")?;
-                    module.variables.push(v);
+                    let linkage = std::mem::take(&mut linkage);
+                    module.variables.push(Variable { dynamic: v.dynamic && dynamic_possible, linkage, ..v });
                 }
-                ".entry" => module.functions.push(self.function(true)?),
-                ".func" => {
-                    let f = self.function(false)?;
-                    module.functions.push(f);
+                kind @ (".entry" | ".func") => {
+                    let function = self.function(kind == ".entry")?;
+                    module.functions.push(Function { linkage: std::mem::take(&mut linkage), ..function });
                 }
                 other => return Err((line, format!("expected a directive, found `{other}`"))),
             }
         }
         Ok(module)
+    }
+
+    /// Names with commas between them.
+    fn names(&mut self) -> Result<Vec<String>, Problem> {
+        let mut names = vec![self.next()?];
+        while self.eat(",") {
+            names.push(self.next()?);
+        }
+        Ok(names)
+    }
+
+    fn section(&mut self) -> Result<Section, Problem> {
+        let name = self.next()?;
+        self.expect("{")?;
+        let mut tokens = Vec::new();
+        while !self.eat("}") {
+            tokens.push(self.next()?);
+        }
+        Ok(Section { name, tokens })
     }
 
     fn file(&mut self) -> Result<(), Problem> {
@@ -136,8 +168,9 @@ impl Reader {
                 ".ptr" => points = true,
                 ".v2" => vector = 2,
                 ".v4" => vector = 4,
+                ".v8" => vector = 8,
                 ".global" | ".shared" | ".const" | ".local" | ".generic" | ".volatile" | ".managed" => {}
-                ".attribute" => self.skip_to(")")?,
+                ".attribute" => self.attribute()?,
                 t if t.starts_with('.') => ty = t[1..].to_owned(),
                 name => {
                     let bits = type_bits(&ty).ok_or_else(|| (line, format!("`.{ty}` is not a type")))?;
@@ -153,9 +186,12 @@ impl Reader {
                     }
                     let bytes = if dynamic { 0 } else { element * count };
                     let align = if align == 0 { element } else { align };
-                    let (name, ty) = (name.to_owned(), ty.clone());
-                    let mut v =
-                        Variable { name, space, ty, bytes, align, init: Vec::new(), pointers: Vec::new(), dynamic };
+                    if !is_name(name) {
+                        return Err((line, format!("expected a name, found `{name}`")));
+                    }
+                    let (name, ty, linkage) = (name.to_owned(), ty.clone(), Linkage::Internal);
+                    let (init, pointers) = (Vec::new(), Vec::new());
+                    let mut v = Variable { name, linkage, space, ty, bytes, align, init, pointers, dynamic };
                     if self.eat("=") {
                         self.initialiser(&mut v, (element / vector) as usize)?;
                     }
@@ -167,6 +203,20 @@ impl Reader {
         }
     }
 
+    /// `(…)`, which may hold more of them.
+    fn attribute(&mut self) -> Result<(), Problem> {
+        self.expect("(")?;
+        let mut depth = 1;
+        while depth > 0 {
+            match self.next()?.as_str() {
+                "(" => depth += 1,
+                ")" => depth -= 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn initialiser(&mut self, v: &mut Variable, element: usize) -> Result<(), Problem> {
         if self.eat("{") {
             while !self.eat("}") {
@@ -175,28 +225,60 @@ impl Reader {
             }
             return Ok(());
         }
-        let generic = self.eat("generic");
-        if generic {
+        let line = self.line();
+        let is_generic = self.eat("generic");
+        if is_generic {
             self.expect("(")?;
         }
         let operand = self.plain_operand(&Vec::new())?;
-        if generic {
+        if is_generic {
             self.expect(")")?;
         }
         let bits = match operand {
+            // A byte of an address: `0xFF00(name)`.
+            Operand::Integer(mask) if self.eat("(") => return self.masked(v, mask, element),
             Operand::Integer(bits) | Operand::Double(bits) => bits,
             Operand::Single(bits) => bits.into(),
-            Operand::Name(name) => {
-                v.pointers.push((v.init.len() as u64, name, 0));
+            name => {
+                let mut pointer = pointer(v, name, is_generic).map_err(|message| (line, message))?;
+                if self.peek() == "+" {
+                    pointer.addend += self.addend()?;
+                }
+                v.pointers.push(pointer);
                 0
             }
-            Operand::NameOffset(name, offset) => {
-                v.pointers.push((v.init.len() as u64, name, offset));
-                0
-            }
-            other => return Err((self.line(), format!("{other:?} is no initial value"))),
         };
         v.init.extend_from_slice(&bits.to_le_bytes()[..element]);
+        Ok(())
+    }
+
+    fn addend(&mut self) -> Result<i64, Problem> {
+        self.expect("+")?;
+        Ok(self.number()? as i64)
+    }
+
+    /// The rest of a masked byte of an address; the first stands for all eight.
+    fn masked(&mut self, v: &mut Variable, mask: u64, element: usize) -> Result<(), Problem> {
+        let line = self.line();
+        let is_generic = self.eat("generic");
+        if is_generic {
+            self.expect("(")?;
+        }
+        let operand = self.plain_operand(&Vec::new())?;
+        if is_generic {
+            self.expect(")")?;
+        }
+        let addend = if self.peek() == "+" { self.addend()? } else { 0 };
+        self.expect(")")?;
+        if element != 1 {
+            return Err((line, "expected bytes, of which each may be one of an address".to_owned()));
+        }
+        if mask == 0xff {
+            let mut pointer = pointer(v, operand, is_generic).map_err(|message| (line, message))?;
+            pointer.addend += addend;
+            v.pointers.push(pointer);
+        }
+        v.init.push(0);
         Ok(())
     }
 
@@ -220,20 +302,24 @@ impl Reader {
 
     fn function(&mut self, is_entry: bool) -> Result<Function, Problem> {
         let mut f = Function { is_entry, ..Function::default() };
-        self.source = None;
+        (self.source, self.inlined_at) = (None, None);
         if !is_entry {
             f.returns = self.params()?;
         }
-        f.name = self.next()?;
+        f.name = self.name()?;
         f.params = self.params()?;
         loop {
+            let line = self.line();
             match self.next()?.as_str() {
                 ";" => return Ok(f),
                 "{" => break,
-                ".maxntid" | ".reqntid" => f.threads_max = Some(self.triple()?.iter().product()),
-                ".reqnctapercluster" => f.cluster = Some(self.triple()?),
                 ".pragma" => self.skip_to(";")?,
-                _ => {}
+                ".attribute" => self.attribute()?,
+                name if name.starts_with('.') => {
+                    let numbers = self.numbers()?;
+                    f.directives.push(Directive { name: name.to_owned(), numbers });
+                }
+                other => return Err((line, format!("expected a directive, `{{` or `;`, found `{other}`"))),
             }
         }
         f.has_body = true;
@@ -246,15 +332,22 @@ impl Reader {
         Ok(f)
     }
 
-    fn triple(&mut self) -> Result<[u32; 3], Problem> {
-        let mut triple = [1; 3];
-        for (i, n) in triple.iter_mut().enumerate() {
-            if i > 0 && !self.eat(",") {
+    fn name(&mut self) -> Result<String, Problem> {
+        let line = self.line();
+        let name = self.next()?;
+        if is_name(&name) { Ok(name) } else { Err((line, format!("expected a name, found `{name}`"))) }
+    }
+
+    /// Numbers with commas between them, if there are any.
+    fn numbers(&mut self) -> Result<Vec<u32>, Problem> {
+        let mut numbers = Vec::new();
+        while integer(self.peek()).is_some() {
+            numbers.push(self.number()? as u32);
+            if !self.eat(",") {
                 break;
             }
-            *n = self.number()? as u32;
         }
-        Ok(triple)
+        Ok(numbers)
     }
 
     /// Labels may be used before they are written: names of the labels of a scope are made on entry to it.
@@ -266,7 +359,7 @@ impl Reader {
                 "}" if depth == 0 => return,
                 "}" => depth -= 1,
                 name if depth == 0 && nested && self.tokens[i + 1].text == ":" => {
-                    let unique = format!("{name}@{}", self.scopes);
+                    let unique = format!("{name}{}{}", self.mark, self.scopes);
                     if let Some(scope) = scopes.last_mut() {
                         scope.insert(name.to_owned(), unique);
                     }
@@ -291,10 +384,8 @@ impl Reader {
             ";" => {}
             ".loc" => self.location()?,
             ".pragma" => self.pragma()?,
-            ".callprototype" => self.skip_to(";")?,
             ".file" => self.file()?,
             ".reg" | ".local" | ".shared" | ".param" | ".const" | ".global" => self.declaration(&first, f, scopes)?,
-            ".branchtargets" => self.skip_to(";")?,
             name if self.peek() == ":" => {
                 self.at += 1;
                 match self.peek() {
@@ -308,7 +399,11 @@ impl Reader {
                         }
                         f.body.push(Statement::Targets(renamed(scopes, name), labels));
                     }
-                    ".callprototype" => self.skip_to(";")?,
+                    ".callprototype" => {
+                        self.at += 1;
+                        let prototype = self.prototype(renamed(scopes, name))?;
+                        f.body.push(Statement::Prototype(prototype));
+                    }
                     _ => f.body.push(Statement::Label(renamed(scopes, name))),
                 }
             }
@@ -319,6 +414,15 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// `(returns) _ (params) .noreturn;`
+    fn prototype(&mut self, name: String) -> Result<Prototype, Problem> {
+        let returns = self.params()?;
+        self.expect("_")?;
+        let params = self.params()?;
+        self.skip_to(";")?;
+        Ok(Prototype { name, params, returns })
     }
 
     fn pragma(&mut self) -> Result<(), Problem> {
@@ -332,26 +436,30 @@ impl Reader {
     fn location(&mut self) -> Result<(), Problem> {
         let (file, line) = (self.number()? as u32, self.number()? as u32);
         self.number()?;
-        let name = self.files.get(&file).cloned().unwrap_or_else(|| format!("file {file}"));
-        self.source = Some((name, line));
+        self.source = Some((self.file_name(file), line));
+        let (mut function, mut place) = (None, None);
         while self.eat(",") {
             // function_name label+offset, inlined_at file line column
+            let at = self.line();
             match self.next()?.as_str() {
                 "function_name" => {
-                    self.next()?;
-                    if self.eat("+") {
-                        self.next()?;
-                    }
+                    let label = self.next()?;
+                    let offset = if self.eat("+") { self.number()? } else { 0 };
+                    function = Some((label, offset));
                 }
                 "inlined_at" => {
-                    for _ in 0..3 {
-                        self.number()?;
-                    }
+                    place = Some((self.number()? as u32, self.number()? as u32));
+                    self.number()?;
                 }
-                _ => {}
+                other => return Err((at, format!("expected `function_name` or `inlined_at`, found `{other}`"))),
             }
         }
+        self.inlined_at = place.map(|(file, line)| InlinedAt { function, file: self.file_name(file), line });
         Ok(())
+    }
+
+    fn file_name(&self, number: u32) -> String {
+        self.files.get(&number).cloned().unwrap_or_else(|| format!("file {number}"))
     }
 
     fn declaration(&mut self, directive: &str, f: &mut Function, scopes: &mut Renames) -> Result<(), Problem> {
@@ -377,7 +485,7 @@ impl Reader {
         let nested = scopes.len() > 1;
         for mut v in names {
             if nested {
-                let unique = format!("{}@{}", v.name, self.scopes);
+                let unique = format!("{}{}{}", v.name, self.mark, self.scopes);
                 if let Some(scope) = scopes.last_mut() {
                     scope.insert(v.name, unique.clone());
                 }
@@ -396,14 +504,24 @@ impl Reader {
         } else {
             None
         };
-        let spelled = self.next()?;
+        let first = self.line();
+        let mut spelled = self.next()?;
+        if !spelled.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err((first, format!("expected an instruction, found `{spelled}`")));
+        }
+        // Inline assembly may have spaces before modifiers.
+        while self.peek().starts_with('.') {
+            spelled += &self.next()?;
+        }
         let mut parts = spelled.split('.');
         let opcode = parts.next().unwrap_or("").to_owned();
         let modifiers: Vec<String> = parts.map(str::to_owned).collect();
-        let source = self.source.clone();
+        let (source, inlined_at) = (self.source.clone(), self.inlined_at.clone());
         let used_bytes = self.used_bytes.take();
         if opcode == "call" {
-            return self.call(line, guard, source, scopes);
+            let call = self.call(scopes)?;
+            let is_uniform = modifiers.iter().any(|m| m == "uni");
+            return Ok(Statement::Call(Call { guard, is_uniform, line, source, inlined_at, ..call }));
         }
         let mut operands = Vec::new();
         while !self.eat(";") {
@@ -413,25 +531,45 @@ impl Reader {
                 break;
             }
         }
-        Ok(Statement::Instruction(Instruction { guard, opcode, modifiers, operands, used_bytes, line, source }))
+        Ok(Statement::Instruction(Instruction {
+            guard,
+            opcode,
+            modifiers,
+            operands,
+            used_bytes,
+            line,
+            source,
+            inlined_at,
+        }))
     }
 
-    fn call(
-        &mut self,
-        line: u32,
-        guard: Option<(String, bool)>,
-        source: Source,
-        scopes: &Renames,
-    ) -> Result<Statement, Problem> {
+    /// A call after its opcode, without what it shares with instructions.
+    fn call(&mut self, scopes: &Renames) -> Result<Call, Problem> {
         let mut returns = Vec::new();
         if self.peek() == "(" {
             returns = self.list("(", ")", scopes)?;
             self.expect(",")?;
         }
-        let function = renamed(scopes, &self.next()?);
-        let arguments = if self.eat(",") && self.peek() == "(" { self.list("(", ")", scopes)? } else { Vec::new() };
-        self.skip_to(";")?;
-        Ok(Statement::Call(Call { guard, function, returns, arguments, line, source }))
+        let function = renamed(scopes, &self.name()?);
+        let (mut arguments, mut prototype) = (Vec::new(), None);
+        while self.eat(",") {
+            match self.peek() {
+                "(" => arguments = self.list("(", ")", scopes)?,
+                _ => prototype = Some(renamed(scopes, &self.name()?)),
+            }
+        }
+        self.expect(";")?;
+        Ok(Call {
+            guard: None,
+            is_uniform: false,
+            function,
+            returns,
+            arguments,
+            prototype,
+            line: 0,
+            source: None,
+            inlined_at: None,
+        })
     }
 
     fn list(&mut self, open: &str, close: &str, scopes: &Renames) -> Result<Vec<Operand>, Problem> {
@@ -505,8 +643,7 @@ impl Reader {
             let value = integer(&token).ok_or_else(|| (line, format!("expected a number, found `{token}`")))?;
             return Ok(Operand::Integer(if negative { value.wrapping_neg() } else { value }));
         }
-        let name_start = |c: char| c.is_ascii_alphabetic() || matches!(c, '%' | '_' | '$');
-        if !token.starts_with(name_start) {
+        if !is_name(&token) {
             return Err((line, format!("expected an operand, found `{token}`")));
         }
         let name = renamed(scopes, &token);
@@ -517,6 +654,20 @@ impl Reader {
         }
         Ok(Operand::Name(name))
     }
+}
+
+/// An address at the end of what is known of a variable's contents.
+fn pointer(v: &Variable, operand: Operand, is_generic: bool) -> Result<Pointer, String> {
+    let at = v.init.len() as u64;
+    match operand {
+        Operand::Name(name) => Ok(Pointer { at, name, addend: 0, is_generic }),
+        Operand::NameOffset(name, addend) => Ok(Pointer { at, name, addend, is_generic }),
+        other => Err(format!("expected an initial value, found {other:?}")),
+    }
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '%' | '_' | '$'))
 }
 
 fn space_of(directive: &str) -> VariableSpace {

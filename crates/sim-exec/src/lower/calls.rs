@@ -92,7 +92,7 @@ impl Lowering<'_> {
     fn is_address_taken(&self, function: &str) -> bool {
         let names = |o: &Operand| matches!(o, Operand::Name(name) if name == function);
         let mut statements = self.module.functions.iter().flat_map(|f| &f.body);
-        self.module.variables.iter().any(|v| v.pointers.iter().any(|(_, target, _)| target == function))
+        self.module.variables.iter().any(|v| v.pointers.iter().any(|p| p.name == function))
             || statements.any(|s| matches!(s, Statement::Instruction(i) if i.operands.iter().any(names)))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sim_ptx::{Function, Instruction, Module, Operand, Statement, Variable, VariableSpace};
+use sim_ptx::{Function, Instruction, Module, Operand, Pointer, Statement, Variable, VariableSpace};
 
 use super::calls::Activation;
 use super::control;
@@ -37,7 +37,7 @@ pub fn load(gpu: &Gpu, module: &Module, file: &str) -> Result<LoadedModule, Load
     }
     let unsupported = |(line, message): Problem| LoadError::Unsupported { file: file.to_owned(), line, message };
     for v in &module.variables {
-        for (offset, target, addend) in &v.pointers {
+        for Pointer { at, name: target, addend, .. } in &v.pointers {
             let Some(Binding::Global(to)) = bindings.get(target) else {
                 return Err(unsupported((
                     0,
@@ -45,7 +45,7 @@ pub fn load(gpu: &Gpu, module: &Module, file: &str) -> Result<LoadedModule, Load
                 )));
             };
             let (base, _) = globals[&v.name];
-            gpu.memory.write(base + offset, &to.wrapping_add(*addend as u64).to_le_bytes())?;
+            gpu.memory.write(base + at, &to.wrapping_add(*addend as u64).to_le_bytes())?;
         }
     }
     let mut kernels = BTreeMap::new();
@@ -88,8 +88,8 @@ fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, 
         static_shared_bytes: program.static_shared_bytes,
         local_bytes: program.local_bytes,
         registers: control::live_registers(&program),
-        threads_max: function.threads_max.unwrap_or(1024),
-        cluster: function.cluster,
+        threads_max: function.threads_max().unwrap_or(1024),
+        cluster: function.cluster(),
         program: Arc::new(program),
     })
 }
@@ -137,7 +137,7 @@ impl Lowering<'_> {
                     let here = self.builder.program.instructions.len() as u32;
                     self.builder.scope.labels.insert(name.clone(), here);
                 }
-                Statement::Targets(..) => {}
+                Statement::Targets(..) | Statement::Prototype(_) => {}
                 Statement::Call(call) => self.call(call)?,
                 Statement::Instruction(i) => self.instruction(i, &tables, &mut branches).map_err(|m| (i.line, m))?,
             }
