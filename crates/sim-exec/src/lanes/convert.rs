@@ -134,8 +134,11 @@ impl Conversion {
         let integer = match to_integral(value, self.round) {
             Value::Nan => {
                 // PTX ISA, cvt: zero, unless f64 or a 64-bit integer takes part.
-                let wide = self.from == Number::F64 || bits == 64;
-                return if wide { 1 << (bits - 1) } else { 0 };
+                match (self.from == Number::F64 || bits == 64, low) {
+                    (false, _) => 0,
+                    (true, 0) => 1 << (bits - 1),
+                    (true, low) => low,
+                }
             }
             Value::Infinite { negative } => {
                 if negative {
@@ -150,8 +153,14 @@ impl Conversion {
             }
         };
         let integer = if self.from.is_float() || self.sat { integer.clamp(low, high) } else { integer };
-        // Sign-extended results fill the register only to the target's width; wider registers are extended on use.
-        integer as u64 & mask
+        match self.to {
+            // A wider register is filled with the sign (PTX ISA, "Operand Size Exceeding Instruction-Type Size").
+            Number::Signed(8 | 16) => {
+                let unused = 32 - bits;
+                u64::from(((integer as i32) << unused >> unused) as u32)
+            }
+            _ => integer as u64 & mask,
+        }
     }
 
     fn float(&self, value: Value, to: Number) -> u64 {
@@ -307,7 +316,8 @@ pub fn find_fast(c: &Conversion) -> Option<LaneFn> {
         },
         (Unsigned(32) | Signed(32), Signed(16)) => lanes!(|a: i16| i32::from(a)),
         (Unsigned(32) | Signed(32), Signed(8)) => lanes!(|a: i8| i32::from(a)),
-        (Unsigned(16) | Signed(16), Unsigned(32) | Signed(32) | Unsigned(64) | Signed(64)) => lanes!(|a: u16| a),
+        (Unsigned(16), Unsigned(32) | Signed(32) | Unsigned(64) | Signed(64)) => lanes!(|a: u16| a),
+        (Signed(16), Unsigned(32) | Signed(32) | Unsigned(64) | Signed(64)) => lanes!(|a: i16| i32::from(a)),
         (F32, F16) => lanes!(|a: f16| a.to_f32()),
         (F32, Bf16) => lanes!(|a: bf16| a.to_f32()),
         (F16, F32) if nearest => lanes!(|a: f32| f16::from_f32(a)),
