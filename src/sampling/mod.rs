@@ -1,5 +1,7 @@
 //! What a request may ask of sampling, checked before anything runs.
 
+pub mod beam;
+
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Choice, SampleRow, SlotStart};
