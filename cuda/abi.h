@@ -331,7 +331,7 @@ struct KilnStartParams {
     KILN_DEVICE(const kiln_u32) words;
 };
 
-enum { KILN_GREEDY = 0, KILN_DRAW = 1, KILN_FORCED = 2 };
+enum { KILN_GREEDY = 0, KILN_DRAW = 1, KILN_FORCED = 2, KILN_CANDIDATES = 3 };
 
 /* Flags of a sample row. */
 enum {

@@ -389,9 +389,12 @@ struct Sampler {
         }
     }
 
-    // The raw distribution's mass and best tokens.
+    // The raw distribution's mass, and the best tokens: of the processed logits for candidates, else of the raw ones.
     __device__ void report() {
-        if (is_processed()) {
+        const bool is_processed = this->is_processed(), wants_processed = row.choice == KILN_CANDIDATES;
+        if (wants_processed) report_top();
+        if (is_processed) {
+            // The processed ones have been read.
             __syncthreads();
             for (unsigned i = threadIdx.x; i < count; i += THREADS) s.scores[i] = logits()[first + i];
         }
@@ -400,6 +403,10 @@ struct Sampler {
         each([&](float logit, unsigned) { sum += mass(__fsub_rn(logit, max_logit)); });
         sum = cta_sum(sum);
         if (threadIdx.x == 0) atomicAdd(&state().raw_total, sum);
+        if (!wants_processed) report_top();
+    }
+
+    __device__ void report_top() {
         if (row.top_count == 0) return;
         const kiln_u64 cut = cut_at<false>(row.top_count, 0, [](float) -> kiln_u64 { return 0; });
         KilnTop *top = p.top[p.step->results] + row.top_start;
@@ -414,10 +421,12 @@ struct Sampler {
             KilnSampleState &state = this->state();
             KilnSampled out = {status(), 0, key_value(__ldcg(&state.raw_max)), 0.0f, __ldcg(&state.raw_total)};
             if (out.status == KILN_SAMPLED) {
-                out.token = row.choice == KILN_GREEDY ? rank_id(__ldcg(&state.best))
+                out.token = row.choice == KILN_FORCED ? row.forced
                             : row.choice == KILN_DRAW ? __ldcg(&state.chosen)
-                                                      : row.forced;
+                                                      : rank_id(__ldcg(&state.best));
                 out.logit = logits()[out.token];
+            }
+            if (out.status == KILN_SAMPLED && row.choice != KILN_CANDIDATES) {
                 atomicAdd(&p.slots.counts[(size_t)row.slot * p.slots.vocab_size + out.token].output, 1u);
                 atomicMax(&p.slots.last_sampled[row.slot], (kiln_u64)row.order << 32 | out.token);
             }

@@ -133,8 +133,9 @@ fn one_of<T: Copy>(rng: &mut Rng, values: &[T]) -> T {
 }
 
 fn choice(rng: &mut Rng, vocab_size: u32) -> Choice {
-    match rng.below(8) {
+    match rng.below(9) {
         0 => Choice::Greedy,
+        8 => Choice::Candidates { count: one_of(rng, &[1, 4, 10, 26, 128]) },
         1 => Choice::Forced(TokenId(rng.below(vocab_size as usize) as u32)),
         _ => {
             let share = rng.uniform(0.0, 1.0);
@@ -156,14 +157,16 @@ fn choice(rng: &mut Rng, vocab_size: u32) -> Choice {
 
 fn sample_row(rng: &mut Rng, vocab_size: u32, logit_row: u32, slot: u32) -> SampleRow {
     let off = rng.below(2) == 0;
+    let choice = choice(rng, vocab_size);
+    let logprobs = one_of(rng, &[None, None, Some(0), Some(1), Some(5), Some(20), Some(128)]);
     SampleRow {
         presence_penalty: if off { 0.0 } else { one_of(rng, &[0.0, 0.5, 2.0, -1.3]) },
         frequency_penalty: if off { 0.0 } else { one_of(rng, &[0.0, 0.3, -0.7, 1e30]) },
         repetition_penalty: if off { 1.0 } else { one_of(rng, &[1.0, 1.2, 0.01, 100.0]) },
         penalise_prompt: rng.below(2) == 0,
         before_min_length: rng.below(2) == 0,
-        logprobs: one_of(rng, &[None, None, Some(0), Some(1), Some(5), Some(20), Some(128)]),
-        ..row(logit_row, slot, choice(rng, vocab_size))
+        logprobs: if matches!(choice, Choice::Candidates { .. }) { None } else { logprobs },
+        ..row(logit_row, slot, choice)
     }
 }
 
@@ -408,11 +411,41 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(device.collect().unwrap().sampled[0].token, Ok(TokenId(0)));
 }
 
+/// Beams as a search uses them: sixteen rows, with and without what processes logits. Ties go to the lower id.
+#[test]
+fn candidates_of_sixteen_beams() {
+    let mut rng = Rng(8);
+    let (vocab_size, beams) = (9000, 16);
+    let mut device = device(vocab_size, beams, beams);
+    let mut host = HostSampler::new(beams, vocab_size);
+    let logits: Vec<Vec<f32>> = (0..beams).map(|i| logits(&mut rng, vocab_size, i as usize % 7)).collect();
+    let starts: Vec<SlotStart> = (0..beams).map(|slot| slot_start(&mut rng, vocab_size, slot)).collect();
+    let candidates = |i: u32| row(i, i, Choice::Candidates { count: 19 });
+    let processed =
+        |i: u32| SampleRow { presence_penalty: 0.5, frequency_penalty: 0.2, before_min_length: true, ..candidates(i) };
+    let step =
+        |starts: &[SlotStart], rows: Vec<SampleRow>| Step { starts: starts.to_vec(), logits: logits.clone(), rows };
+    let steps = [
+        step(&[], (0..beams).map(candidates).collect()),
+        step(&starts, (0..beams).map(processed).collect()),
+        // Candidates are not counted, so that these are the same again.
+        step(&[], (0..beams).map(processed).collect()),
+    ];
+    let sampled = check("beams", device.as_mut(), &mut host, &steps);
+    let (first, processed) = sampled.split_at(beams as usize);
+    assert!(first.iter().all(|s| s.top.len() == 19 && s.top[0].0 == s.token.unwrap() && s.logprob.is_none()));
+    assert!(first.iter().all(|s| s.top.windows(2).all(|w| w[0].1 >= w[1].1)));
+    let (once, again) = processed.split_at(beams as usize);
+    assert!(once.iter().zip(again).all(|(a, b)| bits(a) == bits(b)));
+    assert!(first.iter().zip(once).any(|(a, b)| bits(a) != bits(b)), "something was processed");
+}
+
 simulated::on_the_simulated_gpu! {
     random_rows_of_small_vocabularies
     random_rows_of_vocabularies_that_several_ctas_share
     random_rows_of_the_largest_vocabularies
     draws_of_every_filter
+    candidates_of_sixteen_beams
     rows_of_one_slot_see_each_other
     prompts_of_any_length_are_counted
     the_next_step_starts_before_the_host_knows_the_token

@@ -522,6 +522,7 @@ const _: () = {
 pub const KILN_GREEDY: _bindgen_ty_4 = 0;
 pub const KILN_DRAW: _bindgen_ty_4 = 1;
 pub const KILN_FORCED: _bindgen_ty_4 = 2;
+pub const KILN_CANDIDATES: _bindgen_ty_4 = 3;
 pub type _bindgen_ty_4 = ::std::os::raw::c_uint;
 pub const KILN_SAMPLE_PENALTIES: _bindgen_ty_5 = 1;
 pub const KILN_SAMPLE_PENALISE_PROMPT: _bindgen_ty_5 = 2;

@@ -151,7 +151,8 @@ impl Sampler {
         for row in rows {
             below("logit row of a sample row", num_logit_rows as usize, row.logit_row.into())?;
             below("slot", self.orders.len(), row.slot.0.into())?;
-            below("most likely tokens to report", KILN_TOP_MAX as usize + 1, row.logprobs.unwrap_or(0).into())?;
+            let reported = row.choice.num_reported(row.logprobs);
+            below("most likely tokens to report", KILN_TOP_MAX as usize + 1, reported.into())?;
             if let Choice::Forced(id) = row.choice {
                 below("token id", self.params.slots.vocab_size as usize, id.0.into())?;
             }
@@ -197,7 +198,7 @@ impl Sampler {
     }
 
     fn top_count(&self, row: &SampleRow) -> u32 {
-        row.logprobs.unwrap_or(0).min(self.params.slots.vocab_size)
+        row.choice.num_reported(row.logprobs).min(self.params.slots.vocab_size)
     }
 
     fn pack(&self, row: &SampleRow, result: u32, top_start: u32, order: u32) -> KilnSampleRow {
@@ -225,6 +226,7 @@ impl Sampler {
         match row.choice {
             Choice::Greedy => {}
             Choice::Forced(id) => (packed.choice, packed.forced) = (KILN_FORCED, id.0),
+            Choice::Candidates { .. } => packed.choice = KILN_CANDIDATES,
             Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } => {
                 packed.choice = KILN_DRAW;
                 packed.temperature = temperature;
@@ -261,10 +263,10 @@ impl Sampler {
                 _ => Err(BadRow::NotFinite),
             };
             let mut sampled = Sampled { slot: row.slot, token, logprob: None, top: Vec::new() };
-            if row.logprobs.is_some() && token.is_ok() {
+            if reports(row) && token.is_ok() {
                 let total_mass = u64::from(mass_high) << 32 | u64::from(mass_low);
                 let model = Distribution::new(f32::from_bits(max), total_mass);
-                sampled.logprob = Some(model.log_probability(f32::from_bits(logit)));
+                sampled.logprob = row.logprobs.map(|_| model.log_probability(f32::from_bits(logit)));
                 let mut best: Vec<(u32, f32)> = top.iter().map(|t| (t[0], f32::from_bits(t[1]))).collect();
                 best.sort_by_key(|&(id, logit)| std::cmp::Reverse(sampler::rank(id, logit)));
                 sampled.top = best.iter().map(|&(id, logit)| (TokenId(id), model.log_probability(logit))).collect();
@@ -281,5 +283,10 @@ fn flags(row: &SampleRow) -> u32 {
     flag(penalises, KILN_SAMPLE_PENALTIES)
         | flag(row.penalise_prompt, KILN_SAMPLE_PENALISE_PROMPT)
         | flag(row.before_min_length, KILN_SAMPLE_MASKS)
-        | flag(row.logprobs.is_some(), KILN_SAMPLE_LOGPROBS)
+        | flag(reports(row), KILN_SAMPLE_LOGPROBS)
+}
+
+/// Whether the row needs the raw distribution's mass.
+fn reports(row: &SampleRow) -> bool {
+    row.logprobs.is_some() || matches!(row.choice, Choice::Candidates { .. })
 }

@@ -51,17 +51,28 @@ pub enum Choice {
     Draw { temperature: f32, top_k: u32, top_p_q32: u64, min_p: f32, seed: u64, choice_index: u32, output_index: u32 },
     /// This token, whatever the logits say: teacher forcing.
     Forced(TokenId),
+    /// No choice: the `count` best of the processed logits go to [`Sampled::top`], for a beam search. Nothing is counted and the
+    /// slot's last sampled token stays; `logprobs` must be `None`.
+    Candidates { count: u32 },
+}
+
+impl Choice {
+    /// How many tokens a row of this choice that asks for `logprobs` reports.
+    pub fn num_reported(&self, logprobs: Option<u32>) -> u32 {
+        if let Choice::Candidates { count } = self { *count } else { logprobs.unwrap_or(0) }
+    }
 }
 
 /// A chosen token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     pub slot: SlotId,
-    /// `Err` if the raw logits held NaN or ±Inf, or everything was masked.
+    /// `Err` if the raw logits held NaN or ±Inf, or everything was masked. The best of `Choice::Candidates`.
     pub token: Result<TokenId, BadRow>,
     /// Natural log-probability of the chosen token under the model's own distribution; present if asked for.
     pub logprob: Option<f32>,
-    /// The most likely tokens of that distribution with their log-probabilities, best first, lower id first on ties.
+    /// The most likely tokens of that distribution with their log-probabilities, best first, lower id first on ties. Of
+    /// `Choice::Candidates`: the best processed logits, less what makes the raw ones log-probabilities. Masked ones are -inf.
     pub top: Vec<(TokenId, f32)>,
 }
 
@@ -145,6 +156,10 @@ impl HostSampler {
         if !self.raw_peaks.scan(logits) {
             return sampled;
         }
+        if let Choice::Candidates { count } = row.choice {
+            self.candidates(logits, row, count as usize, &mut sampled);
+            return sampled;
+        }
         sampled.token = match row.choice {
             Choice::Forced(id) => Ok(id),
             _ => self.choose(logits, row),
@@ -158,6 +173,22 @@ impl HostSampler {
             }
         }
         sampled
+    }
+
+    /// The best processed logits, as log-probabilities of the raw ones' distribution.
+    fn candidates(&mut self, logits: &[f32], row: &SampleRow, count: usize, sampled: &mut Sampled) {
+        let model = Distribution::new(self.raw_peaks.max, total_mass(logits, self.raw_peaks.max));
+        let (scores, peaks) = match self.process(logits, row) {
+            true => (&self.scores[..], &mut self.peaks),
+            false => (logits, &mut self.raw_peaks),
+        };
+        if peaks.max == f32::NEG_INFINITY {
+            sampled.token = Err(BadRow::AllMasked);
+            return;
+        }
+        sampled.token = Ok(TokenId(peaks.argmax(scores)));
+        let best = peaks.best(scores, count, &mut self.drawer);
+        sampled.top = best.into_iter().map(|id| (TokenId(id), model.log_probability(scores[id as usize]))).collect();
     }
 
     /// Log-probabilities of the model's own distribution. The sum has integer terms, so no order to depend on.
@@ -181,6 +212,7 @@ impl HostSampler {
         match row.choice {
             Choice::Greedy => Ok(TokenId(peaks.argmax(scores))),
             Choice::Forced(id) => Ok(id),
+            Choice::Candidates { .. } => unreachable!("candidates are not chosen from"),
             Choice::Draw { temperature, top_k, top_p_q32, min_p, seed, choice_index, output_index } => {
                 let filters = Filters { temperature, top_k, top_p_q32, min_mass: min_mass(min_p) };
                 let random = random(seed, choice_index, output_index);
