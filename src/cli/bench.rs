@@ -134,7 +134,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         threads,
     };
     let program = Program::of(loaded.spec());
-    let mut device = loaded.prepare(&program, args.device.choice(), &limits)?;
+    let mut device = loaded.prepare(&program, args.device.choice(), &limits, &|_| {})?;
     let peak = bandwidth::read_gbytes_per_s(threads as usize);
     let mut out = Output { format: args.output, written: 0 };
     for test in tests {

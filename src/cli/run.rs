@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::runtime::{Control, Generation, Runtime, RuntimeOptions};
+use kiln::runtime::{Control, Generation, LoadedModel, Runtime, RuntimeOptions};
 use kiln::sampling::SamplingParams;
 use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
 
@@ -165,7 +165,6 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     if args.logprobs_without_json() {
         return Err(CliError::usage("--logprobs prints into the JSON object: add --json"));
     }
-    let spinner = spinner(&format!("loading {}", args.model.display()));
     let options = RuntimeOptions {
         device: args.device.choice(),
         threads: args.device.threads,
@@ -173,8 +172,11 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
         step_rows_max: args.ubatch_size,
         ..RuntimeOptions::default()
     };
-    let opened = Runtime::open(&args.model, &options);
-    spinner.finish_and_clear();
+    let loaded = LoadedModel::open(&args.model)?;
+    let bar = byte_bar(&format!("loading {}", args.model.display()), loaded.tensor_bytes());
+    let opened = Runtime::of(&loaded, &options, &|bytes| bar.set_position(bytes));
+    bar.finish_and_clear();
+    drop(loaded);
     let mut runtime = opened?;
     let prompt_ids = prompt_ids(&runtime, args, &prompt)?;
     let params = args.sampling.params();
@@ -235,12 +237,13 @@ fn read_stdin() -> Result<String, CliError> {
     Ok(prompt)
 }
 
-/// Shown on a terminal while something takes longer than a moment.
-fn spinner(message: &str) -> ProgressBar {
-    let spinner = ProgressBar::new_spinner().with_message(message.to_owned());
-    spinner.set_style(ProgressStyle::default_spinner());
-    spinner.enable_steady_tick(Duration::from_millis(200));
-    spinner
+/// Shown on a terminal while bytes are read.
+fn byte_bar(message: &str, bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}");
+    let bar = ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(message.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 fn print_statistics(runtime: &Runtime, generation: &Generation) {

@@ -9,7 +9,7 @@ pub enum DeviceError {
     /// A limit that a batch or a plan does not keep.
     #[error("{what}: at most {limit}, asked for {asked}")]
     Limit { what: &'static str, limit: u64, asked: u64 },
-    /// The host gave no memory.
+    /// The host or the GPU gave no memory.
     #[error("cannot allocate {bytes} bytes for {purpose}: {reason}; lower {flag}")]
     OutOfMemory { purpose: &'static str, bytes: u64, reason: String, flag: &'static str },
     /// The device cannot run this program.
@@ -21,6 +21,9 @@ pub enum DeviceError {
     /// The CUDA driver failed.
     #[error("CUDA: {operation}: {message} ({name})")]
     Cuda { operation: &'static str, name: String, message: String },
+    /// The CUDA driver failed in a way that ends its context: every later call fails too.
+    #[error("CUDA: {operation}: {message} ({name}); the GPU does no more work for this process: start kiln again")]
+    Lost { operation: &'static str, name: String, message: String },
     /// A checkpoint that the last step did not produce.
     #[error("checkpoint {0} is not available")]
     NoCheckpoint(String),

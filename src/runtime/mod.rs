@@ -15,12 +15,13 @@ use crate::sampling::SamplingParams;
 use crate::tokenizer::{ChatTemplate, Pushed, SpecialText, StopText, TextStream, Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
 
-pub use loaded::LoadedModel;
+pub use loaded::{LoadedModel, OnProgress};
 
 /// Positions per KV-cache block.
 const BLOCK_TOKENS: u32 = 16;
 
-/// The default context is what the model was trained for, but no more than this much cache.
+/// The default context is what the model was trained for, but no more than this much cache. On a GPU it is also no more than what is
+/// free beside the weights, of which an eighth is left for everything else.
 const DEFAULT_ARENA_BYTES_MAX: u64 = 4 << 30;
 
 /// What runs the model.
@@ -135,7 +136,15 @@ pub struct ScoredToken {
 impl Runtime {
     /// Opens `path`, prepares its program on a device and closes the file.
     pub fn open(path: &Path, options: &RuntimeOptions) -> Result<Runtime, RuntimeError> {
-        let loaded = LoadedModel::open(path)?;
+        Runtime::of(&LoadedModel::open(path)?, options, &|_| {})
+    }
+
+    /// Like `open`, of a file that is open, with a word about progress now and then.
+    pub fn of(
+        loaded: &LoadedModel,
+        options: &RuntimeOptions,
+        on_progress: &OnProgress<'_>,
+    ) -> Result<Runtime, RuntimeError> {
         let metadata = loaded.file().metadata();
         let tokenizer = Tokenizer::from_metadata(metadata)?;
         // A missing or broken template matters only to those who ask for it.
@@ -144,8 +153,8 @@ impl Runtime {
         if tokenizer.vocab_size() > spec.vocab_size as usize {
             return Err(RuntimeError::VocabularyMismatch { tokenizer: tokenizer.vocab_size(), model: spec.vocab_size });
         }
-        let limits = limits_of(&spec, options)?;
-        let device = loaded.prepare(&Program::of(&spec), options.device, &limits)?;
+        let limits = limits_of(&spec, options, loaded.cache_bytes_max(options.device))?;
+        let device = loaded.prepare(&Program::of(&spec), options.device, &limits, on_progress)?;
         let engine = Engine::new(device, spec.vocab_size, tokenizer.end_ids().to_vec());
         Ok(Runtime { tokenizer, chat_template, spec, engine })
     }
@@ -268,9 +277,13 @@ impl Collected {
     }
 }
 
-fn limits_of(spec: &ModelSpec, options: &RuntimeOptions) -> Result<Limits, RuntimeError> {
+/// `cache_bytes_max`: what the device has room for, if that is known.
+fn limits_of(spec: &ModelSpec, options: &RuntimeOptions, cache_bytes_max: Option<u64>) -> Result<Limits, RuntimeError> {
     const CONTEXT_TOKENS_LIMIT: u32 = 1 << 20;
-    let affordable = DEFAULT_ARENA_BYTES_MAX / spec.kv_bytes_per_token(2).max(1);
+    let arena_bytes_max = cache_bytes_max.map_or(DEFAULT_ARENA_BYTES_MAX, |bytes| bytes.min(DEFAULT_ARENA_BYTES_MAX));
+    // Whole blocks: an arena has no other room.
+    let affordable =
+        arena_bytes_max / spec.kv_bytes_per_token(2).max(1) / u64::from(BLOCK_TOKENS) * u64::from(BLOCK_TOKENS);
     let default = spec.context_tokens_trained.min(affordable.min(u64::from(u32::MAX)) as u32).max(BLOCK_TOKENS);
     let context_tokens_max = options.context_tokens.unwrap_or(default);
     if !(2..=CONTEXT_TOKENS_LIMIT).contains(&context_tokens_max) {

@@ -14,18 +14,24 @@ pub fn is_child() -> bool {
 
 /// Runs the test `name` of this binary again, with every checker on, once for each list of settings.
 pub fn rerun(name: &str, runs: &[&[(&str, &str)]]) {
-    let folder = library_folder();
     for settings in runs {
-        let test = std::env::current_exe().unwrap();
-        let mut command = Command::new(test);
-        command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1").env("KILN_SIM_LOG", "1");
-        // The executor's memory for a CTA comes and goes by megabytes: kept, not returned to the system each time.
-        command.envs([("MALLOC_TRIM_THRESHOLD_", "1000000000"), ("MALLOC_MMAP_THRESHOLD_", "1000000000")]);
-        let output = command.env("LD_LIBRARY_PATH", folder.path()).envs(settings.iter().copied()).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{name} on the simulated GPU, {settings:?}:\n{text}");
-        assert!(text.contains("1 passed"), "no test is called {name}:\n{text}");
+        rerun_with(name, settings);
     }
+}
+
+/// Like [`rerun`], once; returns what it printed.
+pub fn rerun_with(name: &str, settings: &[(&str, &str)]) -> String {
+    let folder = library_folder();
+    let test = std::env::current_exe().unwrap();
+    let mut command = Command::new(test);
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1").env("KILN_SIM_LOG", "1");
+    // The executor's memory for a CTA comes and goes by megabytes: kept, not returned to the system each time.
+    command.envs([("MALLOC_TRIM_THRESHOLD_", "1000000000"), ("MALLOC_MMAP_THRESHOLD_", "1000000000")]);
+    let output = command.env("LD_LIBRARY_PATH", folder.path()).envs(settings.iter().copied()).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} on the simulated GPU, {settings:?}:\n{text}");
+    assert!(text.contains("1 passed"), "no test is called {name}:\n{text}");
+    text
 }
 
 /// A folder with both names that programs look for.

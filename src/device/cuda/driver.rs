@@ -45,8 +45,49 @@ fn failed(operation: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -
         let text =
             |text: Result<&std::ffi::CStr, _>| text.map_or("unknown".into(), |t| t.to_string_lossy().into_owned());
         let (name, message) = (text(error.error_name()), text(error.error_string()));
-        DeviceError::Cuda { operation, name, message }
+        match is_sticky(error.0) {
+            true => DeviceError::Lost { operation, name, message },
+            false => DeviceError::Cuda { operation, name, message },
+        }
     }
+}
+
+/// Whether the context is lost: the driver's documentation says of these that the process must be started again.
+fn is_sticky(error: sys::CUresult) -> bool {
+    use sys::CUresult::*;
+    matches!(
+        error,
+        CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUDA_ERROR_ASSERT
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_LAUNCH_FAILED
+    )
+}
+
+/// Maps a driver error at an allocation; `free` is what the device has left, where it is the device's memory.
+fn no_memory(
+    error: cudarc::driver::DriverError,
+    operation: &'static str,
+    purpose: &'static str,
+    bytes: u64,
+    free: Option<u64>,
+    flag: &'static str,
+) -> DeviceError {
+    if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        return failed(operation)(error);
+    }
+    let reason = match free {
+        Some(free) => format!("the GPU has {free} bytes free"),
+        None => "the system gives no more page-locked memory".to_owned(),
+    };
+    DeviceError::OutOfMemory { purpose, bytes, reason, flag }
 }
 
 impl Gpu {
@@ -77,9 +118,13 @@ impl Gpu {
         // SAFETY: released once, in `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("making a context"))?;
         // SAFETY: the context was just retained.
-        unsafe { result::ctx::set_current(context) }.map_err(failed("entering the context"))?;
-        let stream =
-            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("making a stream"))?;
+        let entered = unsafe { result::ctx::set_current(context) };
+        let stream = entered.and_then(|()| result::stream::create(result::stream::StreamKind::NonBlocking));
+        let stream = stream.map_err(|error| {
+            // SAFETY: retained above, and nothing was made in it.
+            let _ = unsafe { result::primary_ctx::release(device) };
+            failed("making a stream")(error)
+        })?;
         Ok(Arc::new(Gpu { device, context, stream, name, capability: (major, minor), sm_count }))
     }
 
@@ -182,8 +227,14 @@ impl Gpu {
         let queued = queue();
         // SAFETY: as above; the graph is destroyed below.
         let graph = unsafe { result::stream::end_capture(self.stream) };
-        queued?;
-        let graph = graph.map_err(failed(operation))?;
+        let graph = match queued {
+            Ok(()) => graph.map_err(failed(operation))?,
+            Err(error) => {
+                // SAFETY: what was captured so far, if anything was, is used nowhere.
+                let _ = graph.map(|graph| unsafe { result::graph::destroy(graph) });
+                return Err(error);
+            }
+        };
         // SAFETY: the graph was just made. An executable graph does not need it any more.
         let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
         // SAFETY: as above.
@@ -246,8 +297,8 @@ impl DeviceBuffer {
         let bytes = bytes.max(256);
         // SAFETY: freed once, in `drop`.
         let address = unsafe { result::malloc_sync(bytes as usize) }.map_err(|error| {
-            let free = gpu.memory().map_or("an unknown number of".to_owned(), |(free, _)| free.to_string());
-            DeviceError::OutOfMemory { purpose, bytes, reason: format!("{error}; {free} bytes are free"), flag }
+            let free = gpu.memory().map_or(0, |(free, _)| free);
+            no_memory(error, "allocating device memory", purpose, bytes, Some(free), flag)
         })?;
         let buffer = DeviceBuffer { gpu: gpu.clone(), address, bytes };
         // SAFETY: the whole of the new buffer.
@@ -314,7 +365,9 @@ impl PinnedBuffer {
         let bytes = bytes.max(256);
         // SAFETY: freed once, in `drop`.
         let pointer = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP) }
-            .map_err(failed("allocating pinned memory"))?
+            .map_err(|error| {
+                no_memory(error, "allocating pinned memory", "pinned buffers", bytes as u64, None, "--ubatch-size")
+            })?
             .cast::<u8>();
         // SAFETY: just allocated, that long.
         unsafe { pointer.write_bytes(0, bytes) };

@@ -118,6 +118,19 @@ impl CudaDevice {
             device.queue_kernels(&device.plan.layout.decode_shape(rows), rows)
         })?;
         device.gpu.synchronise()?;
+        let (memory, (free, total)) = (device.memory(), device.gpu.memory()?);
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        tracing::info!(
+            "{}: {} MiB of weights, {} MiB of KV arena ({} blocks of {} tokens), {} MiB of workspace; {} of {} MiB are free",
+            device.name(),
+            mib(memory.weights_bytes),
+            mib(memory.kv_arena_bytes),
+            limits.num_blocks,
+            limits.block_tokens,
+            mib(memory.workspace_bytes),
+            mib(free),
+            mib(total),
+        );
         Ok(device)
     }
 
@@ -127,6 +140,14 @@ impl CudaDevice {
     /// `NoGpu` without a driver or GPU.
     pub fn is_hardware(ordinal: i32) -> Result<bool, DeviceError> {
         Ok(!Gpu::open(ordinal)?.name.starts_with("Simulated"))
+    }
+
+    /// Free bytes of the memory of GPU `ordinal`.
+    ///
+    /// # Errors
+    /// `NoGpu` without a driver or GPU.
+    pub fn free_bytes(ordinal: i32) -> Result<u64, DeviceError> {
+        Ok(Gpu::open(ordinal)?.memory()?.0)
     }
 
     /// Queues the open step, if there is one: one upload, then its kernels, which are one graph if every sequence decodes.

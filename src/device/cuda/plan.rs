@@ -99,11 +99,13 @@ impl Plan {
         let mut weight_plan = WeightPlan::default();
         plan_weights(program, &mut weight_plan);
         let ropes = plan_ropes(program, limits, &mut weight_plan);
-        let weights = weight_plan.upload(gpu, kernels, source)?;
+        // The large allocations come before anything is uploaded: what does not fit is known at once.
+        let weights = weight_plan.allocate(gpu)?;
         let layout = StepLayout::new(program, limits, gpu.sm_count);
         let inputs = DeviceBuffer::zeroed(gpu, "step inputs", layout.bytes, "--ubatch-size")?;
         let kv = kv_arena(gpu, program, limits)?;
         let mut work = workspace(gpu, program, limits, &layout)?;
+        weights.upload(gpu, kernels, source)?;
         let mut builder = Builder {
             program,
             limits,

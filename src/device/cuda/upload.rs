@@ -8,7 +8,7 @@ use crate::model::{MatrixRef, VectorRef};
 use crate::weights::{DType, TensorSource};
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu, PinnedBuffer};
+use super::driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
 use super::kernels::Kernels;
 
 /// Planes and vectors start at multiples of this.
@@ -116,24 +116,9 @@ impl WeightPlan {
         at
     }
 
-    /// Allocates and fills.
-    pub fn upload(self, gpu: &Arc<Gpu>, kernels: &Kernels, source: &dyn TensorSource) -> Result<Weights, DeviceError> {
-        let buffer = DeviceBuffer::zeroed(gpu, "the weights", self.bytes, "the model's size")?;
-        let raw_bytes = self.matrices.values().map(|(matrix, _)| matrix.stored_bytes()).max().unwrap_or(0);
-        let mut staging = Staging::new(gpu, (raw_bytes as usize).min(STAGING_BYTES))?;
-        let weights = Weights { buffer, plan: self };
-        for name in &weights.plan.matrix_order {
-            let (matrix, _) = &weights.plan.matrices[name];
-            weights.upload_matrix(gpu, kernels, &mut staging, matrix, source)?;
-        }
-        for (vector, offset) in weights.plan.vectors.values() {
-            weights.buffer.upload(*offset, &vector.values(source)?)?;
-        }
-        for (offset, values) in &weights.plan.tables {
-            weights.buffer.upload(*offset, values)?;
-        }
-        gpu.synchronise()?;
-        Ok(weights)
+    /// Allocates; everything has its address then.
+    pub fn allocate(self, gpu: &Arc<Gpu>) -> Result<Weights, DeviceError> {
+        Ok(Weights { buffer: DeviceBuffer::zeroed(gpu, "the weights", self.bytes, "the model's size")?, plan: self })
     }
 }
 
@@ -180,6 +165,24 @@ impl Weights {
         self.buffer.address() + offset
     }
 
+    /// Fills the allocation.
+    pub fn upload(&self, gpu: &Arc<Gpu>, kernels: &Kernels, source: &dyn TensorSource) -> Result<(), DeviceError> {
+        let plan = &self.plan;
+        let raw_bytes = plan.matrices.values().map(|(matrix, _)| matrix.stored_bytes()).max().unwrap_or(0);
+        let mut staging = Staging::new(gpu, (raw_bytes as usize).min(STAGING_BYTES))?;
+        for name in &plan.matrix_order {
+            let (matrix, _) = &plan.matrices[name];
+            self.upload_matrix(gpu, kernels, &mut staging, matrix, source)?;
+        }
+        for (vector, offset) in plan.vectors.values() {
+            self.buffer.upload(*offset, &vector.values(source)?)?;
+        }
+        for (offset, values) in &plan.tables {
+            self.buffer.upload(*offset, values)?;
+        }
+        gpu.synchronise()
+    }
+
     fn upload_matrix(
         &self,
         gpu: &Arc<Gpu>,
@@ -209,6 +212,7 @@ impl Weights {
             };
             let slices = repacked.blocks.div_ceil(8).min(64);
             gpu.launch(&kernels.repack, [tile_count, slices, 1], 256, &params)?;
+            staging.mark_used()?;
         }
         Ok(())
     }
@@ -216,39 +220,46 @@ impl Weights {
 
 /// Two pinned buffers and their images on the device, used in turn: one is filled while the other is copied and repacked.
 struct Staging {
-    halves: [(PinnedBuffer, DeviceBuffer); 2],
-    /// Of each.
-    bytes: usize,
+    halves: [Half; 2],
     next: usize,
 }
 
+struct Half {
+    pinned: PinnedBuffer,
+    device: DeviceBuffer,
+    /// The end of the last repacking out of it.
+    used: Event,
+}
+
+impl Half {
+    fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Half, DeviceError> {
+        let device = DeviceBuffer::zeroed(gpu, "staging of weights", bytes as u64, "the model's size")?;
+        Ok(Half { pinned: PinnedBuffer::zeroed(gpu, bytes)?, device, used: Event::new(gpu)? })
+    }
+}
+
 impl Staging {
+    /// Each half has `bytes`.
     fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Staging, DeviceError> {
-        let half = || {
-            let device = DeviceBuffer::zeroed(gpu, "staging of weights", bytes as u64, "the model's size")?;
-            Ok::<_, DeviceError>((PinnedBuffer::zeroed(gpu, bytes)?, device))
-        };
-        Ok(Staging { halves: [half()?, half()?], bytes, next: 0 })
+        Ok(Staging { halves: [Half::new(gpu, bytes)?, Half::new(gpu, bytes)?], next: 0 })
     }
 
-    /// Queues the copy of `bytes`; returns their address on the device.
+    /// Queues the copy of `bytes`, once what was in this half has been used; returns their address on the device.
     fn send(&mut self, gpu: &Arc<Gpu>, bytes: &[u8]) -> Result<u64, DeviceError> {
         self.next ^= 1;
-        if self.next == 0 {
-            // Both halves were sent: the older must have been used before it is filled again.
-            gpu.synchronise()?;
-        }
-        let (pinned, device) = &mut self.halves[self.next];
-        if bytes.len() > self.bytes {
+        let half = &mut self.halves[self.next];
+        half.used.synchronise()?;
+        if bytes.len() as u64 > half.device.bytes() {
             // A single tile is larger: a row of more than 256 KiB.
-            gpu.synchronise()?;
-            (*pinned, *device) = (
-                PinnedBuffer::zeroed(gpu, bytes.len())?,
-                DeviceBuffer::zeroed(gpu, "staging of weights", bytes.len() as u64, "the model's size")?,
-            );
+            *half = Half::new(gpu, bytes.len())?;
         }
-        pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-        device.upload(0, &pinned.bytes()[..bytes.len()])?;
-        Ok(device.address())
+        half.pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        half.device.upload(0, &half.pinned.bytes()[..bytes.len()])?;
+        Ok(half.device.address())
+    }
+
+    /// Marks that everything queued so far is all that uses what was sent last.
+    fn mark_used(&self) -> Result<(), DeviceError> {
+        self.halves[self.next].used.record()
     }
 }

@@ -1,0 +1,111 @@
+//! Every allocation, copy, launch and wait of the CUDA device fails once, on the simulated GPU, each in a process of its own: the error is
+//! typed and names its operation, nothing panics, and nothing is left on the device.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
+
+mod common;
+
+use common::simulated;
+use common::synthetic::TinyModel;
+use kiln::device::cuda::CudaDevice;
+use kiln::device::{DeviceError, Limits};
+use kiln::engine::{Engine, EngineError, Request};
+use kiln::ids::TokenId;
+use kiln::model::Program;
+use kiln::sampling::SamplingParams;
+use kiln::weights::DType;
+
+const MODEL: TinyModel = TinyModel {
+    num_layers: 1,
+    hidden_size: 32,
+    num_heads: 1,
+    num_kv_heads: 1,
+    head_dim: 32,
+    intermediate_size: 32,
+    vocab_size: 64,
+    window: None,
+    dtype: DType::Q4_1,
+};
+
+/// A prefill and two decode steps.
+fn generate() -> Result<(), EngineError> {
+    let (spec, tensors) = MODEL.build(5);
+    let limits = Limits {
+        slots_max: 1,
+        context_tokens_max: 16,
+        step_rows_max: 4,
+        logit_rows_max: 1,
+        block_tokens: 16,
+        num_blocks: 1,
+        threads: 1,
+    };
+    let device = CudaDevice::prepare(&Program::of(&spec), &tensors, &limits, 0)?;
+    let mut engine = Engine::new(Box::new(device), MODEL.vocab_size, Vec::new());
+    let prompt_ids = (0..3).map(TokenId).collect();
+    engine.add(Request { prompt_ids, params: SamplingParams::greedy(3), seed: 1 })?;
+    while !engine.is_idle() {
+        engine.step()?;
+    }
+    eprintln!("{DONE}");
+    Ok(())
+}
+
+/// What a child says when all tokens are there, and what it says of an error.
+const DONE: &str = "generated";
+const TYPED: &str = "typed error: ";
+
+/// In the child: the error has a type and an operation, and the device's memory is as free as before.
+fn expect_typed(kind: &str) {
+    let free = CudaDevice::free_bytes(0).unwrap();
+    if let Err(error) = generate() {
+        let EngineError::Device(device_error) = &error else { panic!("not of the device: {error:?}") };
+        match (kind, device_error) {
+            ("alloc", DeviceError::OutOfMemory { purpose, bytes, flag, .. }) => {
+                assert!(*bytes > 0 && !purpose.is_empty() && !flag.is_empty());
+            }
+            ("copy", DeviceError::Cuda { operation, .. }) => assert!(!operation.is_empty()),
+            ("launch" | "sync", DeviceError::Lost { operation, .. }) => assert!(!operation.is_empty()),
+            other => panic!("{other:?}"),
+        }
+        eprintln!("{TYPED}{error}");
+    }
+    assert_eq!(CudaDevice::free_bytes(0).unwrap(), free, "the device's memory is given back");
+}
+
+/// Fails the first, second, ... call of `kind`, until there are no more.
+fn fail_each(name: &str, kind: &str, at_least: usize) {
+    if simulated::is_child() {
+        return expect_typed(kind);
+    }
+    for n in 1.. {
+        let text = simulated::rerun_with(name, &[("KILN_SIM_FAULT", &format!("{kind}:{n}"))]);
+        let Some(struck) = text.find("a fault on request") else {
+            assert!(n > at_least, "only {} calls are made that {kind} counts", n - 1);
+            assert!(text.contains(DONE));
+            return;
+        };
+        // A wait that fails while the device closes is too late to matter.
+        let was_done = text.find(DONE).is_some_and(|done| done < struck);
+        assert!(was_done || text.contains(TYPED), "{kind}:{n} went unnoticed:\n{text}");
+    }
+}
+
+#[test]
+fn every_allocation_may_fail() {
+    fail_each("every_allocation_may_fail", "alloc", 15);
+}
+
+#[test]
+fn every_copy_may_fail() {
+    fail_each("every_copy_may_fail", "copy", 15);
+}
+
+#[test]
+fn every_launch_may_fail() {
+    fail_each("every_launch_may_fail", "launch", 15);
+}
+
+#[test]
+fn every_wait_may_fail() {
+    fail_each("every_wait_may_fail", "sync", 5);
+}
