@@ -71,6 +71,20 @@ fn is_sticky(error: sys::CUresult) -> bool {
     )
 }
 
+/// Whether a module could not be loaded for what it is, and not for what happened to the context before.
+fn is_about_image(error: sys::CUresult) -> bool {
+    use sys::CUresult::*;
+    matches!(
+        error,
+        CUDA_ERROR_INVALID_IMAGE
+            | CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUDA_ERROR_INVALID_PTX
+            | CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | CUDA_ERROR_JIT_COMPILATION_DISABLED
+    )
+}
+
 /// Maps a driver error at an allocation; `free` is what the device has left, where it is the device's memory.
 fn no_memory(
     error: cudarc::driver::DriverError,
@@ -454,12 +468,14 @@ impl Module {
         let mut aligned = vec![0u64; image.len().div_ceil(8)];
         bytemuck::cast_slice_mut::<u64, u8>(&mut aligned)[..image.len()].copy_from_slice(image);
         // SAFETY: a whole fatbin, which the driver copies.
-        let module = unsafe { result::module::load_data(aligned.as_ptr().cast()) }.map_err(|error| {
-            DeviceError::Unsupported {
+        let module = unsafe { result::module::load_data(aligned.as_ptr().cast()) };
+        let module = module.map_err(|error| match is_about_image(error.0) {
+            true => DeviceError::Unsupported {
                 subject: format!("kernels ({name})"),
                 expected: "a driver for CUDA 13 and a GPU of compute capability 8.0 or newer".to_owned(),
                 found: format!("{error}, compute capability {}.{}", gpu.capability.0, gpu.capability.1),
-            }
+            },
+            false => failed("loading kernels")(error),
         })?;
         Ok(Module { gpu: gpu.clone(), module })
     }
