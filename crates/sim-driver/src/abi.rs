@@ -6,8 +6,10 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char};
+use std::sync::Arc;
 
 use crate::code::{Code, Res, refuse, require};
+use crate::core::images;
 
 /// Where a result goes.
 #[repr(transparent)]
@@ -123,7 +125,7 @@ pub struct ImagePtr(*const u8);
 
 impl ImagePtr {
     /// The PTX in the image that a device of this compute capability takes.
-    pub fn ptx(&self, (major, minor): (u32, u32)) -> Res<String> {
+    pub fn ptx(&self, cc: (u32, u32)) -> Res<Arc<str>> {
         require(!self.0.is_null(), Code::InvalidValue, "the image is null")?;
         let magic: [u8; 4] = match self.prefix() {
             Some(magic) => magic,
@@ -131,7 +133,7 @@ impl ImagePtr {
             None => return refuse(Code::InvalidImage, "the image is empty"),
         };
         match sim_fatbin::Image::classify(magic) {
-            sim_fatbin::Image::Text => Text(self.0.cast()).get(),
+            sim_fatbin::Image::Text => Text(self.0.cast()).get().map(Arc::from),
             sim_fatbin::Image::Cubin => {
                 refuse(Code::NoBinaryForGpu, "the image is a cubin: machine code of a real device, with no PTX to run")
             }
@@ -139,20 +141,19 @@ impl ImagePtr {
                 // SAFETY: by the API's contract a wrapper is 24 bytes, and its second word is a fatbin's address.
                 let fatbin = unsafe { self.0.add(8).cast::<*const u8>().read_unaligned() };
                 require(!fatbin.is_null(), Code::InvalidImage, "the wrapper's fatbin is null")?;
-                ImagePtr(fatbin).fatbin_ptx(major, minor)
+                ImagePtr(fatbin).fatbin_ptx(cc)
             }
-            sim_fatbin::Image::Fatbin => self.fatbin_ptx(major, minor),
+            sim_fatbin::Image::Fatbin => self.fatbin_ptx(cc),
         }
     }
 
-    fn fatbin_ptx(&self, major: u32, minor: u32) -> Res<String> {
+    fn fatbin_ptx(&self, cc: (u32, u32)) -> Res<Arc<str>> {
         // SAFETY: by the API's contract a fatbin starts here, which has a header of this length.
         let header = unsafe { self.0.cast::<[u8; sim_fatbin::HEADER_BYTES]>().read_unaligned() };
         let bytes = sim_fatbin::image_bytes(&header).or_else(image_refusal)?;
         // SAFETY: by the API's contract the fatbin is as long as its header says.
         let image = unsafe { std::slice::from_raw_parts(self.0, bytes as usize) };
-        let fatbin = sim_fatbin::Fatbin::parse(image).or_else(image_refusal)?;
-        fatbin.ptx_for(major, minor).map(str::to_owned).or_else(image_refusal)
+        images::ptx(image, cc).or_else(image_refusal)
     }
 
     /// The first four bytes, unless a NUL comes sooner.

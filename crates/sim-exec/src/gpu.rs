@@ -130,6 +130,19 @@ pub struct ParamSlot {
     pub bytes: u32,
 }
 
+/// Performance directives between an entry's parameters and its body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `.reqntid`: the only block that may be launched.
+    pub block_required: Option<[u32; 3]>,
+    /// Threads of a CTA by `.maxntid` or `.reqntid`.
+    pub threads_max: Option<u32>,
+    /// `.maxnreg`.
+    pub registers_max: Option<u32>,
+    /// `.minnctapersm`.
+    pub blocks_per_sm_min: Option<u32>,
+}
+
 /// A kernel, lowered, with the facts that a driver reports about it.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -142,6 +155,11 @@ pub struct Kernel {
     pub registers: u32,
     /// `.maxntid` or `.reqntid` multiplied out, else 1024.
     pub threads_max: u32,
+    /// What its performance directives say.
+    pub directives: Directives,
+    /// Whether it has `griddepcontrol.launch_dependents`, and `griddepcontrol.wait`, in its body or in what it calls.
+    pub launches_dependents: bool,
+    pub waits_for_dependencies: bool,
     /// `.reqnctapercluster`, if given.
     pub cluster: Option<[u32; 3]>,
     pub(crate) program: Arc<Program>,

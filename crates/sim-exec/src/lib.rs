@@ -21,7 +21,7 @@ mod traffic;
 pub use counters::{Counters, grouped};
 pub use finding::{Finding, FindingKind, Place};
 pub use gpu::{
-    Arithmetic, Checks, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LaunchReport, LoadError, LoadedModule,
-    ParamSlot,
+    Arithmetic, Checks, Directives, Gpu, GpuConfig, Kernel, LaunchConfig, LaunchError, LaunchReport, LoadError,
+    LoadedModule, ParamSlot,
 };
 pub use traffic::l2_bytes;

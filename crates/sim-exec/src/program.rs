@@ -750,6 +750,9 @@ pub struct Program {
     pub classes: Vec<Class>,
     /// Whether some instruction is a bulk copy or a wgmma.
     pub uses_async_proxy: bool,
+    /// Whether some instruction is `griddepcontrol.launch_dependents`, or `griddepcontrol.wait`.
+    pub launches_dependents: bool,
+    pub waits_for_dependencies: bool,
     /// One per instruction, or empty if no instruction is wgmma.
     pub watches: Vec<Option<Box<Watch>>>,
     pub slots: usize,

@@ -14,6 +14,8 @@ const FUEL: u64 = 200_000;
 const RECURSION_MAX: usize = 64;
 /// The price of a list's element, of whatever type.
 const ELEMENT_BYTES: u64 = 64;
+/// The price of a byte of text inside a list or map: printed there, it is quoted character by character.
+const QUOTED_BYTE: u64 = 4;
 /// Lists in lists that are printed or compared.
 const DEPTH_MAX: usize = 64;
 /// Numbers that ask for so much of something (a width, a count): more is a mistake or an attack.
@@ -64,7 +66,7 @@ impl Budget {
             return Err(refused("its values are nested too deeply"));
         }
         if let Some(text) = value.as_str() {
-            return self.pay(text.len() as u64);
+            return self.pay(text.len() as u64 * if depth > 0 { QUOTED_BYTE } else { 1 });
         }
         match value.kind() {
             ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.try_for_each(|element| {

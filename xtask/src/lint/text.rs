@@ -24,7 +24,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/sim-driver/src/api/mod.rs", "exports C functions"),
     ("crates/sim-driver/src/host.rs", "host memory and host functions that a C program lends"),
     ("crates/sim-driver/tests/", "programs that call the driver"),
-    ("crates/sim-exec/src/matrix/vector.rs", "loops compiled for an instruction set"),
+    ("crates/sim-exec/src/lanes/vector.rs", "loops compiled for an instruction set"),
     ("tests/weights_fuzz.rs", "counts allocations"),
 ];
 

@@ -76,8 +76,8 @@ impl Driver {
             dynamic_shared_bytes: request.dynamic_shared_bytes,
             cooperative: request.cooperative,
             is_early: request.is_early,
-            launches_dependents: function.directives.launches_dependents,
-            waits_for_dependencies: function.directives.waits_for_dependencies,
+            launches_dependents: function.kernel.launches_dependents,
+            waits_for_dependencies: function.kernel.waits_for_dependencies,
             params: request.params,
         })
     }
@@ -164,7 +164,7 @@ fn check_dimensions(function: &Function, request: &Request) -> Res {
         Code::InvalidValue,
         format!("{threads} threads per block, at most {THREADS_PER_BLOCK_MAX}"),
     )?;
-    if let Some(required) = function.directives.block_required {
+    if let Some(required) = function.kernel.directives.block_required {
         require(
             block == required,
             Code::InvalidValue,

@@ -8,7 +8,6 @@ use sim_fatbin::Target;
 
 use super::Driver;
 use super::device::{REGISTERS_PER_SM, SHARED_BYTES_DEFAULT, THREADS_PER_BLOCK_MAX};
-use super::directives::{Directives, ptx_version};
 use super::memory::{Range, RangeKind};
 use super::table::Handle;
 use crate::code::{Code, Res, refuse, require};
@@ -24,7 +23,8 @@ const PTX_VERSION_MAX: u32 = 99;
 pub struct Module {
     pub context: Handle,
     device: usize,
-    ptx: Arc<str>,
+    /// Times ten.
+    ptx_version: u32,
     loaded: LoadedModule,
     functions: BTreeMap<String, Handle>,
 }
@@ -35,7 +35,6 @@ pub struct Function {
     pub context: Handle,
     pub module: Handle,
     pub kernel: Arc<Kernel>,
-    pub directives: Directives,
     /// Per thread.
     pub registers: u32,
     /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
@@ -108,7 +107,7 @@ impl Driver {
             let range = Range { bytes, kind: RangeKind::Global, context, device, flags: 0, mapped_at: address };
             self.memory.insert(address, range);
         }
-        Ok(self.modules.insert(Module { context, device, ptx: ptx.into(), loaded, functions: BTreeMap::new() }))
+        Ok(self.modules.insert(Module { context, device, ptx_version: version, loaded, functions: BTreeMap::new() }))
     }
 
     pub fn module_unload(&mut self, module: Handle) -> Res {
@@ -139,17 +138,15 @@ impl Driver {
             let names: Vec<&str> = entry.loaded.kernels.keys().map(String::as_str).collect();
             return refuse(Code::NotFound, format!("no kernel {name}; the module has {}", names.join(", ")));
         };
-        let directives = Directives::of(&entry.ptx, name);
         let function = Function {
             context: entry.context,
             module,
-            registers: registers(kernel, &directives),
-            directives,
+            registers: registers(kernel),
             dynamic_shared_bytes_max: SHARED_BYTES_DEFAULT.saturating_sub(kernel.static_shared_bytes),
             allows_large_clusters: false,
             carveout: -1,
             cluster_policy: 0,
-            ptx_version: ptx_version(&entry.ptx),
+            ptx_version: entry.ptx_version,
             kernel: Arc::new(kernel.clone()),
         };
         let handle = self.functions.insert(function);
@@ -284,11 +281,19 @@ impl Driver {
 
 /// Registers per thread as a compiler would assign them: the executor's estimate, within what the entry's directives and the
 /// machine allow (the compiler spills to keep within them).
-fn registers(kernel: &Kernel, directives: &Directives) -> u32 {
+fn registers(kernel: &Kernel) -> u32 {
+    let directives = &kernel.directives;
     let mut most = directives.registers_max.unwrap_or(REGISTERS_PER_THREAD_MAX).min(REGISTERS_PER_THREAD_MAX);
-    if let Some(threads) = directives.threads() {
+    if let Some(threads) = directives.threads_max {
         let warps = threads.div_ceil(32).next_multiple_of(4) * directives.blocks_per_sm_min.unwrap_or(1);
         most = most.min(REGISTERS_PER_SM / (warps.max(1) * 32) / 8 * 8);
     }
     kernel.registers.clamp(1, most.max(16))
+}
+
+/// A PTX text's version times ten, as `CU_FUNC_ATTRIBUTE_PTX_VERSION` gives it.
+fn ptx_version(ptx: &str) -> u32 {
+    let version = ptx.split_once(".version").and_then(|(_, rest)| rest.split_whitespace().next());
+    let parts = version.and_then(|v| v.split_once('.'));
+    parts.and_then(|(major, minor)| Some(major.parse::<u32>().ok()? * 10 + minor.parse::<u32>().ok()?)).unwrap_or(0)
 }

@@ -5,7 +5,7 @@
 //! order, and what a program reads before it waited is often not there yet. Tasks run when a call waits for them, by chance
 //! while other calls go on, and when the program has made no call for a while (a device works by itself).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
 use super::graph::Node;
@@ -27,16 +27,18 @@ pub struct Task {
     pub work: Work,
     /// The number of the launch, which its schedule derives from; 0 for other work.
     pub launch: u64,
-    /// Tasks that come first and are not done.
-    after: Vec<TaskId>,
-    /// A host function that a thread is inside of.
-    is_running: bool,
+    /// How many tasks come first and are not done.
+    waits_for: usize,
+    /// Tasks that wait for this one.
+    followers: Vec<TaskId>,
 }
 
 /// What waits to run.
 #[derive(Debug)]
 pub struct Queue {
     tasks: BTreeMap<TaskId, Task>,
+    /// Those that wait for nothing, but for host functions that a thread is inside of.
+    ready: BTreeSet<TaskId>,
     next: TaskId,
     random: u64,
     /// A call asked whether work is done: some more of it must run, or asking again would never help.
@@ -70,7 +72,7 @@ pub enum Turn {
 
 impl Queue {
     pub fn new(seed: u64) -> Self {
-        Queue { tasks: BTreeMap::new(), next: 1, random: seed, owes_step: false }
+        Queue { tasks: BTreeMap::new(), ready: BTreeSet::new(), next: 1, random: seed, owes_step: false }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -92,24 +94,42 @@ impl Queue {
         self.tasks.iter().filter(|(_, t)| is_meant(t.context)).map(|(&id, _)| id).collect()
     }
 
-    fn add(&mut self, task: Task) -> TaskId {
+    /// Adds a task after others; those that are done do not count.
+    fn add(&mut self, context: Handle, work: Work, launch: u64, after: &[TaskId]) -> TaskId {
         let id = self.next;
         self.next += 1;
-        self.tasks.insert(id, task);
+        let mut waits_for = 0;
+        for earlier in BTreeSet::from_iter(after) {
+            if let Some(earlier) = self.tasks.get_mut(earlier) {
+                earlier.followers.push(id);
+                waits_for += 1;
+            }
+        }
+        if waits_for == 0 {
+            self.ready.insert(id);
+        }
+        self.tasks.insert(id, Task { context, work, launch, waits_for, followers: Vec::new() });
         id
     }
 
     /// A task that may run now, chosen by the seed.
     fn choose(&mut self) -> Option<TaskId> {
-        let ready = self.tasks.iter().filter(|(_, t)| t.after.is_empty() && !t.is_running);
-        let ready: Vec<TaskId> = ready.map(|(&id, _)| id).collect();
-        (!ready.is_empty()).then(|| ready[self.draw(ready.len())])
+        let count = self.ready.len();
+        (count > 0).then(|| self.draw(count)).and_then(|n| self.ready.iter().nth(n).copied())
     }
 
     fn remove(&mut self, task: TaskId) -> Option<Task> {
-        let removed = self.tasks.remove(&task);
-        self.tasks.values_mut().for_each(|t| t.after.retain(|&a| a != task));
-        removed
+        self.ready.remove(&task);
+        let removed = self.tasks.remove(&task)?;
+        for id in &removed.followers {
+            if let Some(follower) = self.tasks.get_mut(id) {
+                follower.waits_for -= 1;
+                if follower.waits_for == 0 {
+                    self.ready.insert(*id);
+                }
+            }
+        }
+        Some(removed)
     }
 
     /// A number below `bound`, by SplitMix64.
@@ -154,14 +174,11 @@ impl Driver {
 
     /// Adds a task after others, some of which may be done.
     pub fn enqueue(&mut self, context: Handle, work: Work, after: &[TaskId]) -> TaskId {
-        let mut after: Vec<TaskId> = after.iter().copied().filter(|&t| self.queue.holds(t)).collect();
-        after.sort_unstable();
-        after.dedup();
         if matches!(work, Work::Kernel(_)) {
             self.launches += 1;
         }
         let launch = if matches!(work, Work::Kernel(_)) { self.launches } else { 0 };
-        self.queue.add(Task { context, work, launch, after, is_running: false })
+        self.queue.add(context, work, launch, after)
     }
 
     /// Adds a task for each node of a graph; returns those that nothing in the graph comes after.
@@ -220,9 +237,9 @@ impl Driver {
             return Turn::Done;
         }
         let Some(id) = self.queue.choose() else { return Turn::Blocked };
-        let Some(task) = self.queue.tasks.get_mut(&id) else { return Turn::Done };
+        let Some(task) = self.queue.tasks.get(&id) else { return Turn::Done };
         if let Work::Host(call) = task.work {
-            task.is_running = true;
+            self.queue.ready.remove(&id);
             return Turn::Call(id, call);
         }
         if let Some(task) = self.queue.remove(id)
@@ -253,16 +270,13 @@ impl Driver {
 mod tests {
     use super::*;
 
-    fn task(after: &[TaskId]) -> Task {
-        Task { context: 7, work: Work::Empty, launch: 0, after: after.to_vec(), is_running: false }
-    }
-
     /// The order in which tasks a, b after a, and c run.
     fn order(seed: u64) -> Vec<TaskId> {
         let mut queue = Queue::new(seed);
-        let first = queue.add(task(&[]));
-        queue.add(task(&[first]));
-        queue.add(task(&[]));
+        let mut add = |after: &[TaskId]| queue.add(7, Work::Empty, 0, after);
+        let first = add(&[]);
+        add(&[first, first]);
+        add(&[]);
         let mut order = Vec::new();
         while let Some(id) = queue.choose() {
             queue.remove(id);

@@ -8,7 +8,7 @@ use crate::check::clock::{Actor, Conflict};
 use crate::check::global_race::GlobalAccess;
 use crate::check::shared::{self, Trouble};
 use crate::finding::FindingKind;
-use crate::lanes::{FULL, Lanes, Mask};
+use crate::lanes::{FULL, Lanes, Mask, vector};
 use crate::memory::{
     AddressHistory, Allocation, CLUSTER_RANK_SHIFT, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
 };
@@ -118,18 +118,11 @@ impl<'l> Step<'_, 'l> {
         mask: Mask,
         bytes: u64,
     ) -> Result<Option<&'l Allocation>, Fault> {
-        let (mut low, mut high) = (u64::MAX, 0);
-        if mask == FULL {
-            for &a in addresses {
-                low = low.min(a);
-                high = high.max(a);
-            }
+        let (low, high) = if mask == FULL {
+            vector::run(Bounds(addresses))
         } else {
-            for lane in each(mask) {
-                low = low.min(addresses[lane]);
-                high = high.max(addresses[lane]);
-            }
-        }
+            each(mask).fold((u64::MAX, 0), |(low, high), lane| (low.min(addresses[lane]), high.max(addresses[lane])))
+        };
         let launch = self.launch;
         let holds = |a: &Allocation| a.base <= low && high < a.base + a.bytes && bytes <= a.base + a.bytes - high;
         let memory: &'l [std::sync::Arc<Allocation>] = launch_memory(launch);
@@ -181,14 +174,15 @@ impl<'l> Step<'_, 'l> {
         self.count_global(allocation, addresses, mask, bytes, Touch::Read);
         let checks = self.launch.gpu.config.checks;
         let base = allocation.base;
-        for (r, values) in out.iter_mut().enumerate() {
-            let skip = r as u64 * u64::from(access.width);
-            if access.width == 4 && mask == FULL {
-                let words = allocation.words();
-                for (value, address) in values.iter_mut().zip(addresses) {
-                    *value = words[((address - base + skip) / 4) as usize].load(Relaxed).into();
-                }
-            } else {
+        if access.width == 4 && mask == FULL {
+            let words = allocation.words();
+            for (lane, address) in addresses.iter().enumerate() {
+                let words = &words[((address - base) / 4) as usize..][..out.len()];
+                out.iter_mut().zip(words).for_each(|(values, word)| values[lane] = word.load(Relaxed).into());
+            }
+        } else {
+            for (r, values) in out.iter_mut().enumerate() {
+                let skip = r as u64 * u64::from(access.width);
                 for lane in each(mask) {
                     values[lane] = allocation.load(addresses[lane] - base + skip, access.width);
                 }
@@ -599,6 +593,18 @@ impl<'l> Step<'_, 'l> {
             other => panic!("{other:?} is no address operation"),
         }
         Ok(Flow::Next)
+    }
+}
+
+/// The lowest and the highest address of a warp.
+struct Bounds<'x>(&'x Lanes);
+
+impl vector::Work for Bounds<'_> {
+    type Output = (u64, u64);
+
+    #[inline(always)]
+    fn run(self) -> (u64, u64) {
+        self.0.iter().fold((u64::MAX, 0), |(low, high), &address| (low.min(address), high.max(address)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! f32 and f64 arithmetic: add, sub, mul, fma, div, rcp, sqrt, neg, abs, min, max, copysign, testp.
 
 use super::rounding::{self, Round, flush, saturate};
-use super::{Lane, LaneFn, Lanes, WARP, lanes};
+use super::{Lane, LaneFn, LaneOp, Lanes, WARP, lanes, map};
 
 /// The modifiers of a floating-point instruction that change its result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,62 +46,68 @@ fn output<const FTZ: bool, const SAT: bool>(x: f32) -> u64 {
 /// One instruction for every rounding, with and without `.ftz` and `.sat`.
 macro_rules! f32_op {
     ($name:ident, |$a:ident, $b:ident, $c:ident, $r:ident| nearest $near:expr, directed $dir:expr) => {
-        fn $name<const R: u8, const FTZ: bool, const SAT: bool>(d: &mut Lanes, a: &Lanes, b: &Lanes, c: &Lanes) {
-            for i in 0..WARP {
-                let ($a, $b, $c) = (input::<FTZ>(a[i]), input::<FTZ>(b[i]), input::<FTZ>(c[i]));
+        struct $name<const R: u8, const FTZ: bool, const SAT: bool>;
+
+        impl<const R: u8, const FTZ: bool, const SAT: bool> LaneOp for $name<R, FTZ, SAT> {
+            #[inline(always)]
+            fn apply(a: u64, b: u64, c: u64) -> u64 {
+                let ($a, $b, $c) = (input::<FTZ>(a), input::<FTZ>(b), input::<FTZ>(c));
                 let _ = ($b, $c);
                 let $r = round_of(R);
-                d[i] = output::<FTZ, SAT>(if R == RN { $near } else { $dir });
+                output::<FTZ, SAT>(if R == RN { $near } else { $dir })
             }
         }
     };
 }
-f32_op!(add, |a, b, _c, r| nearest a + b, directed rounding::add_f32(a, b, r));
-f32_op!(sub, |a, b, _c, r| nearest a - b, directed rounding::add_f32(a, -b, r));
-f32_op!(mul, |a, b, _c, r| nearest a * b, directed rounding::narrow(f64::from(a) * f64::from(b), r));
-f32_op!(fma, |a, b, c, r| nearest a.mul_add(b, c), directed rounding::fma_f32(a, b, c, r));
-f32_op!(div, |a, b, _c, r| nearest a / b, directed rounding::div_f32(a, b, r));
-f32_op!(rcp, |a, _b, _c, r| nearest 1.0 / a, directed rounding::div_f32(1.0, a, r));
-f32_op!(sqrt, |a, _b, _c, r| nearest a.sqrt(), directed rounding::sqrt_f32(a, r));
+f32_op!(AddF32, |a, b, _c, r| nearest a + b, directed rounding::add_f32(a, b, r));
+f32_op!(SubF32, |a, b, _c, r| nearest a - b, directed rounding::add_f32(a, -b, r));
+f32_op!(MulF32, |a, b, _c, r| nearest a * b, directed rounding::narrow(f64::from(a) * f64::from(b), r));
+f32_op!(FmaF32, |a, b, c, r| nearest a.mul_add(b, c), directed rounding::fma_f32(a, b, c, r));
+f32_op!(DivF32, |a, b, _c, r| nearest a / b, directed rounding::div_f32(a, b, r));
+f32_op!(RcpF32, |a, _b, _c, r| nearest 1.0 / a, directed rounding::div_f32(1.0, a, r));
+f32_op!(SqrtF32, |a, _b, _c, r| nearest a.sqrt(), directed rounding::sqrt_f32(a, r));
 
 macro_rules! f64_op {
     ($name:ident, |$a:ident, $b:ident, $c:ident, $r:ident| nearest $near:expr, directed $dir:expr) => {
-        fn $name<const R: u8>(d: &mut Lanes, a: &Lanes, b: &Lanes, c: &Lanes) {
-            for i in 0..WARP {
-                let ($a, $b, $c) = (f64::get(a[i]), f64::get(b[i]), f64::get(c[i]));
+        struct $name<const R: u8>;
+
+        impl<const R: u8> LaneOp for $name<R> {
+            #[inline(always)]
+            fn apply(a: u64, b: u64, c: u64) -> u64 {
+                let ($a, $b, $c) = (f64::get(a), f64::get(b), f64::get(c));
                 let _ = ($b, $c);
                 let $r = round_of(R);
-                d[i] = (if R == RN { $near } else { $dir }).put();
+                (if R == RN { $near } else { $dir }).put()
             }
         }
     };
 }
-f64_op!(add64, |a, b, _c, r| nearest a + b, directed rounding::add_f64(a, b, r));
-f64_op!(sub64, |a, b, _c, r| nearest a - b, directed rounding::add_f64(a, -b, r));
-f64_op!(mul64, |a, b, _c, r| nearest a * b, directed rounding::mul_f64(a, b, r));
-f64_op!(div64, |a, b, _c, r| nearest a / b, directed rounding::div_f64(a, b, r));
-f64_op!(rcp64, |a, _b, _c, r| nearest 1.0 / a, directed rounding::div_f64(1.0, a, r));
-f64_op!(sqrt64, |a, _b, _c, r| nearest a.sqrt(), directed rounding::sqrt_f64(a, r));
+f64_op!(AddF64, |a, b, _c, r| nearest a + b, directed rounding::add_f64(a, b, r));
+f64_op!(SubF64, |a, b, _c, r| nearest a - b, directed rounding::add_f64(a, -b, r));
+f64_op!(MulF64, |a, b, _c, r| nearest a * b, directed rounding::mul_f64(a, b, r));
+f64_op!(DivF64, |a, b, _c, r| nearest a / b, directed rounding::div_f64(a, b, r));
+f64_op!(RcpF64, |a, _b, _c, r| nearest 1.0 / a, directed rounding::div_f64(1.0, a, r));
+f64_op!(SqrtF64, |a, _b, _c, r| nearest a.sqrt(), directed rounding::sqrt_f64(a, r));
 
 macro_rules! choose_f32 {
     ($mode:expr, $name:ident) => {
         match ($mode.round, $mode.ftz, $mode.sat) {
-            (Round::Nearest, false, false) => $name::<RN, false, false>,
-            (Round::Nearest, true, false) => $name::<RN, true, false>,
-            (Round::Nearest, false, true) => $name::<RN, false, true>,
-            (Round::Nearest, true, true) => $name::<RN, true, true>,
-            (Round::Zero, false, false) => $name::<RZ, false, false>,
-            (Round::Zero, true, false) => $name::<RZ, true, false>,
-            (Round::Zero, false, true) => $name::<RZ, false, true>,
-            (Round::Zero, true, true) => $name::<RZ, true, true>,
-            (Round::Down, false, false) => $name::<RM, false, false>,
-            (Round::Down, true, false) => $name::<RM, true, false>,
-            (Round::Down, false, true) => $name::<RM, false, true>,
-            (Round::Down, true, true) => $name::<RM, true, true>,
-            (Round::Up, false, false) => $name::<RP, false, false>,
-            (Round::Up, true, false) => $name::<RP, true, false>,
-            (Round::Up, false, true) => $name::<RP, false, true>,
-            (Round::Up, true, true) => $name::<RP, true, true>,
+            (Round::Nearest, false, false) => map::<$name<RN, false, false>>,
+            (Round::Nearest, true, false) => map::<$name<RN, true, false>>,
+            (Round::Nearest, false, true) => map::<$name<RN, false, true>>,
+            (Round::Nearest, true, true) => map::<$name<RN, true, true>>,
+            (Round::Zero, false, false) => map::<$name<RZ, false, false>>,
+            (Round::Zero, true, false) => map::<$name<RZ, true, false>>,
+            (Round::Zero, false, true) => map::<$name<RZ, false, true>>,
+            (Round::Zero, true, true) => map::<$name<RZ, true, true>>,
+            (Round::Down, false, false) => map::<$name<RM, false, false>>,
+            (Round::Down, true, false) => map::<$name<RM, true, false>>,
+            (Round::Down, false, true) => map::<$name<RM, false, true>>,
+            (Round::Down, true, true) => map::<$name<RM, true, true>>,
+            (Round::Up, false, false) => map::<$name<RP, false, false>>,
+            (Round::Up, true, false) => map::<$name<RP, true, false>>,
+            (Round::Up, false, true) => map::<$name<RP, false, true>>,
+            (Round::Up, true, true) => map::<$name<RP, true, true>>,
         }
     };
 }
@@ -109,10 +115,10 @@ macro_rules! choose_f32 {
 macro_rules! choose_f64 {
     ($mode:expr, $name:ident) => {
         match $mode.round {
-            Round::Nearest => $name::<RN>,
-            Round::Zero => $name::<RZ>,
-            Round::Down => $name::<RM>,
-            Round::Up => $name::<RP>,
+            Round::Nearest => map::<$name<RN>>,
+            Round::Zero => map::<$name<RZ>>,
+            Round::Down => map::<$name<RM>>,
+            Round::Up => map::<$name<RP>>,
         }
     };
 }
@@ -120,19 +126,19 @@ macro_rules! choose_f64 {
 /// The lane function of an f32 or f64 instruction. Approximate ones are in [`super::approx`].
 pub fn find(opcode: &str, mode: FloatMode, ty: &str) -> Option<LaneFn> {
     Some(match (opcode, ty) {
-        ("add", "f32") => choose_f32!(mode, add),
-        ("sub", "f32") => choose_f32!(mode, sub),
-        ("mul", "f32") => choose_f32!(mode, mul),
-        ("fma" | "mad", "f32") => choose_f32!(mode, fma),
-        ("div", "f32") => choose_f32!(mode, div),
-        ("rcp", "f32") => choose_f32!(mode, rcp),
-        ("sqrt", "f32") => choose_f32!(mode, sqrt),
-        ("add", "f64") => choose_f64!(mode, add64),
-        ("sub", "f64") => choose_f64!(mode, sub64),
-        ("mul", "f64") => choose_f64!(mode, mul64),
-        ("div", "f64") => choose_f64!(mode, div64),
-        ("rcp", "f64") => choose_f64!(mode, rcp64),
-        ("sqrt", "f64") => choose_f64!(mode, sqrt64),
+        ("add", "f32") => choose_f32!(mode, AddF32),
+        ("sub", "f32") => choose_f32!(mode, SubF32),
+        ("mul", "f32") => choose_f32!(mode, MulF32),
+        ("fma" | "mad", "f32") => choose_f32!(mode, FmaF32),
+        ("div", "f32") => choose_f32!(mode, DivF32),
+        ("rcp", "f32") => choose_f32!(mode, RcpF32),
+        ("sqrt", "f32") => choose_f32!(mode, SqrtF32),
+        ("add", "f64") => choose_f64!(mode, AddF64),
+        ("sub", "f64") => choose_f64!(mode, SubF64),
+        ("mul", "f64") => choose_f64!(mode, MulF64),
+        ("div", "f64") => choose_f64!(mode, DivF64),
+        ("rcp", "f64") => choose_f64!(mode, RcpF64),
+        ("sqrt", "f64") => choose_f64!(mode, SqrtF64),
         ("fma" | "mad", "f64") if mode.round == Round::Nearest => lanes!(|a: f64, b: f64, c: f64| a.mul_add(b, c)),
         ("neg", "f32") if mode.ftz => lanes!(|a: f32| -flush(a)),
         ("neg", "f32") => lanes!(|a: u32| a ^ 0x8000_0000),
@@ -173,9 +179,12 @@ fn extremum<const MAX: bool, const FTZ: bool, const NAN: bool>(a: f32, b: f32) -
     if (a < b) != MAX { a } else { b }
 }
 
-fn extremum_lanes<const MAX: bool, const FTZ: bool, const NAN: bool>(d: &mut Lanes, a: &Lanes, b: &Lanes, _: &Lanes) {
-    for i in 0..WARP {
-        d[i] = extremum::<MAX, FTZ, NAN>(f32::get(a[i]), f32::get(b[i])).put();
+struct Extremum<const MAX: bool, const FTZ: bool, const NAN: bool>;
+
+impl<const MAX: bool, const FTZ: bool, const NAN: bool> LaneOp for Extremum<MAX, FTZ, NAN> {
+    #[inline(always)]
+    fn apply(a: u64, b: u64, _: u64) -> u64 {
+        extremum::<MAX, FTZ, NAN>(f32::get(a), f32::get(b)).put()
     }
 }
 
@@ -189,14 +198,14 @@ fn min_max_f32(max: bool, mode: FloatMode) -> Option<LaneFn> {
         });
     }
     Some(match (max, mode.ftz, mode.nan) {
-        (false, false, false) => extremum_lanes::<false, false, false>,
-        (false, false, true) => extremum_lanes::<false, false, true>,
-        (false, true, false) => extremum_lanes::<false, true, false>,
-        (false, true, true) => extremum_lanes::<false, true, true>,
-        (true, false, false) => extremum_lanes::<true, false, false>,
-        (true, false, true) => extremum_lanes::<true, false, true>,
-        (true, true, false) => extremum_lanes::<true, true, false>,
-        (true, true, true) => extremum_lanes::<true, true, true>,
+        (false, false, false) => map::<Extremum<false, false, false>>,
+        (false, false, true) => map::<Extremum<false, false, true>>,
+        (false, true, false) => map::<Extremum<false, true, false>>,
+        (false, true, true) => map::<Extremum<false, true, true>>,
+        (true, false, false) => map::<Extremum<true, false, false>>,
+        (true, false, true) => map::<Extremum<true, false, true>>,
+        (true, true, false) => map::<Extremum<true, true, false>>,
+        (true, true, true) => map::<Extremum<true, true, true>>,
     })
 }
 

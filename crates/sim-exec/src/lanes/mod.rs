@@ -11,8 +11,10 @@ pub mod float;
 pub mod half2;
 pub mod integer;
 pub mod rounding;
+pub mod vector;
 
 use half::{bf16, f16};
+use std::marker::PhantomData;
 
 /// Lanes per warp.
 pub const WARP: usize = 32;
@@ -97,6 +99,35 @@ impl Lane for bf16 {
     }
 }
 
+/// What an instruction does in one lane.
+pub trait LaneOp {
+    /// Must be `#[inline(always)]`, see [`vector::Work`].
+    fn apply(a: u64, b: u64, c: u64) -> u64;
+}
+
+struct Map<'x, O> {
+    d: &'x mut Lanes,
+    operands: [&'x Lanes; 3],
+    op: PhantomData<O>,
+}
+
+impl<O: LaneOp> vector::Work for Map<'_, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let [a, b, c] = self.operands;
+        for i in 0..WARP {
+            self.d[i] = O::apply(a[i], b[i], c[i]);
+        }
+    }
+}
+
+/// The [`LaneFn`] of an operation.
+pub fn map<O: LaneOp>(d: &mut Lanes, a: &Lanes, b: &Lanes, c: &Lanes) {
+    vector::run(Map::<O> { d, operands: [a, b, c], op: PhantomData });
+}
+
 /// Makes a [`LaneFn`] from an expression over up to three typed lanes.
 macro_rules! lanes {
     (|$a:ident: $ta:ty| $e:expr) => {
@@ -106,20 +137,17 @@ macro_rules! lanes {
         $crate::lanes::lanes!(|$a: $ta, $b: $tb, _c: u64| $e)
     };
     (|$a:ident: $ta:ty, $b:ident: $tb:ty, $c:ident: $tc:ty| $e:expr) => {{
-        fn f(
-            d: &mut $crate::lanes::Lanes,
-            a: &$crate::lanes::Lanes,
-            b: &$crate::lanes::Lanes,
-            c: &$crate::lanes::Lanes,
-        ) {
-            for i in 0..$crate::lanes::WARP {
-                let $a = <$ta as $crate::lanes::Lane>::get(a[i]);
-                let $b = <$tb as $crate::lanes::Lane>::get(b[i]);
-                let $c = <$tc as $crate::lanes::Lane>::get(c[i]);
-                d[i] = $crate::lanes::Lane::put($e);
+        struct Op;
+        impl $crate::lanes::LaneOp for Op {
+            #[inline(always)]
+            fn apply(a: u64, b: u64, c: u64) -> u64 {
+                let $a = <$ta as $crate::lanes::Lane>::get(a);
+                let $b = <$tb as $crate::lanes::Lane>::get(b);
+                let $c = <$tc as $crate::lanes::Lane>::get(c);
+                $crate::lanes::Lane::put($e)
             }
         }
-        f as $crate::lanes::LaneFn
+        $crate::lanes::map::<Op> as $crate::lanes::LaneFn
     }};
 }
 pub(crate) use lanes;

@@ -6,14 +6,21 @@ use super::functions::Lowering;
 use super::modifiers::Modifiers;
 use super::{arithmetic, bulk, convert, fragments, matrices, memory, synchronise, wgmma};
 use crate::lanes::lanes;
-use crate::program::{Op, Program, Slot};
+use crate::program::{Op, Slot};
 
 /// Lowers any instruction but branches and returns.
 pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     match i.opcode.as_str() {
         "trap" | "brkpt" => Ok(Op::Trap),
         "nanosleep" => Ok(ignore(m, &["u32"], Op::Yield)),
-        "pmevent" | "griddepcontrol" | "setmaxnreg" => Ok(ignore_all(m)),
+        "pmevent" | "setmaxnreg" => Ok(ignore_all(m)),
+        "griddepcontrol" => {
+            // A launch is over before the next begins, unless the driver starts it early: nothing is left to do here.
+            let waits = m.take("wait");
+            l.builder.program.waits_for_dependencies |= waits;
+            l.builder.program.launches_dependents |= !waits && m.take("launch_dependents");
+            Ok(Op::Nop)
+        }
         "prefetch" | "prefetchu" | "discard" | "applypriority" | "createpolicy" => hint(l, i, m),
         "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "mapa" | "getctarank" | "isspacep" | "mov" => {
             memory::lower(l, i, m)
@@ -53,29 +60,4 @@ fn hint(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<
 /// `d = a`.
 pub fn copy(d: Slot, a: Slot) -> Op {
     Op::Lanes { f: lanes!(|a: u64| a), d, a, b: a, c: a }
-}
-
-/// The largest number of registers that are live at once, by first and last appearance: an upper estimate, without loops'
-/// re-use, of what a compiler would need.
-pub fn live_registers(program: &Program) -> u32 {
-    let mut first = vec![usize::MAX; program.slots];
-    let mut last = vec![0; program.slots];
-    for (at, instruction) in program.instructions.iter().enumerate() {
-        if let Op::Lanes { d, a, b, c, .. } = &instruction.op {
-            for slot in [d, a, b, c].map(|s| *s as usize).into_iter().filter(|s| *s < program.slots) {
-                first[slot] = first[slot].min(at);
-                last[slot] = last[slot].max(at);
-            }
-        }
-    }
-    let mut change = vec![0i32; program.instructions.len() + 1];
-    for (f, l) in first.iter().zip(&last).filter(|(f, _)| **f != usize::MAX) {
-        change[*f] += 1;
-        change[l + 1] -= 1;
-    }
-    let most = change.iter().scan(0, |live, c| {
-        *live += c;
-        Some(*live)
-    });
-    (most.max().unwrap_or(0) as u32 + 8).clamp(16, 255)
 }

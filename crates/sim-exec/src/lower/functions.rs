@@ -6,12 +6,12 @@ use std::sync::Arc;
 use sim_ptx::{Function, Instruction, Module, Operand, Pointer, Statement, Variable, VariableSpace};
 
 use super::calls::Activation;
-use super::control;
 use super::modifiers::Modifiers;
 use super::operands::{Binding, Builder};
+use super::registers;
 use crate::counters::Class;
 use crate::finding::Place;
-use crate::gpu::{Gpu, Kernel, LoadError, LoadedModule, ParamSlot};
+use crate::gpu::{Directives, Gpu, Kernel, LoadError, LoadedModule, ParamSlot};
 use crate::memory::CODE_WINDOW;
 use crate::program::{self, Op, Pred, Space};
 
@@ -79,6 +79,7 @@ fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, 
     let mut program = lowering.builder.program;
     program.static_shared_bytes = program.static_shared_bytes.max(dynamic);
     program.local_bytes = program.local_bytes.next_multiple_of(16);
+    let registers = registers::compact(&mut program);
     program.watches = super::wgmma::watches(&program);
     program.uses_async_proxy = program.instructions.iter().any(|i| matches!(i.op, Op::Bulk(_) | Op::Wgmma(_)));
     Ok(Kernel {
@@ -87,8 +88,16 @@ fn lower_kernel(module: &Module, function: &Function, globals: &HashMap<String, 
         param_bytes: end as u32,
         static_shared_bytes: program.static_shared_bytes,
         local_bytes: program.local_bytes,
-        registers: control::live_registers(&program),
+        registers,
         threads_max: function.threads_max().unwrap_or(1024),
+        directives: Directives {
+            block_required: function.block_required(),
+            threads_max: function.threads_max(),
+            registers_max: function.registers_max(),
+            blocks_per_sm_min: function.blocks_per_sm_min(),
+        },
+        launches_dependents: program.launches_dependents,
+        waits_for_dependencies: program.waits_for_dependencies,
         cluster: function.cluster(),
         program: Arc::new(program),
     })

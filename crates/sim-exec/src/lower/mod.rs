@@ -12,6 +12,7 @@ mod matrices;
 mod memory;
 mod modifiers;
 mod operands;
+mod registers;
 mod synchronise;
 mod wgmma;
 

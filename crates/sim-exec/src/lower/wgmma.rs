@@ -5,10 +5,11 @@ use sim_ptx::{Instruction, Operand};
 use super::functions::Lowering;
 use super::matrices::{counted, destinations, operand, shape, sources};
 use super::modifiers::Modifiers;
+use super::registers;
 use crate::counters::Class;
 use crate::matrix::descriptor::Major;
 use crate::matrix::{Kind, Tile, Types};
-use crate::program::{MbarrierOp, Op, Program, SINK, Slot, Watch, Wgmma, WgmmaA};
+use crate::program::{Op, Program, SINK, Slot, Watch, Wgmma, WgmmaA};
 
 pub fn lower(l: &mut Lowering<'_>, i: &Instruction, m: &mut Modifiers<'_>) -> Result<Op, String> {
     if !(m.take("sync") && m.take("aligned")) {
@@ -125,7 +126,9 @@ pub fn watches(program: &Program) -> Vec<Option<Box<Watch>>> {
         slots.into_iter().filter(|&s| watched.get(s as usize).is_some_and(|&w| w)).collect()
     };
     let watch = |pc: usize| {
-        let (reads, writes) = registers(&program.instructions[pc].op);
+        // wgmma itself has rules of its own.
+        let op = &program.instructions[pc].op;
+        let (reads, writes) = if matches!(op, Op::Wgmma(_)) { Default::default() } else { registers::of(op) };
         let watch = match copy(pc) {
             Some((d, a)) => Watch { reads: keep(vec![a]), writes: keep(vec![d]), copies: true },
             None => Watch { reads: keep(reads), writes: keep(writes), copies: false },
@@ -133,58 +136,4 @@ pub fn watches(program: &Program) -> Vec<Option<Box<Watch>>> {
         (!watch.reads.is_empty() || !watch.writes.is_empty()).then(|| Box::new(watch))
     };
     (0..program.instructions.len()).map(watch).collect()
-}
-
-/// Registers that an operation reads and writes. wgmma itself, whose rules differ, has none.
-fn registers(op: &Op) -> (Vec<Slot>, Vec<Slot>) {
-    let base = |a: &crate::program::Address| a.base;
-    match op {
-        Op::Lanes { d, a, b, c, .. }
-        | Op::Lop3 { d, a, b, c, .. }
-        | Op::Carry { d, a, b, c, .. }
-        | Op::SelectBySign { d, a, b, c, .. } => (vec![*a, *b, *c], vec![*d]),
-        Op::Insert { d, a, b, position, count, .. } => (vec![*a, *b, *position, *count], vec![*d]),
-        Op::Approx { d, a, b, .. }
-        | Op::ConvertPair { d, a, b, .. }
-        | Op::Set { d, a, b, .. }
-        | Op::Select { d, a, b, .. } => (vec![*a, *b], vec![*d]),
-        Op::Convert { d, a, .. }
-        | Op::ConvertHalves { d, a, .. }
-        | Op::ClusterRank { d, a }
-        | Op::MoveMatrix { d, a } => (vec![*a], vec![*d]),
-        Op::Compare { a, b, .. } => (vec![*a, *b], vec![]),
-        Op::Pack { d, parts, .. } => (parts.to_vec(), vec![*d]),
-        Op::Unpack { parts, a, .. } => (vec![*a], parts.to_vec()),
-        Op::ActiveMask { d } | Op::Clock { d } | Op::Vote { d, .. } | Op::Elect { d, .. } => (vec![], vec![*d]),
-        Op::Load(load) => (base(&load.address).into_iter().collect(), load.registers.to_vec()),
-        Op::Store(store) => (store.registers.iter().copied().chain(base(&store.address)).collect(), vec![]),
-        Op::Atomic(atomic) => {
-            let values = atomic.value.iter().copied().chain(atomic.swap).chain(base(&atomic.address));
-            (values.collect(), atomic.d.to_vec())
-        }
-        Op::MapShared { d, a, rank, .. } => (vec![*a, *rank], vec![*d]),
-        Op::IsSpace { a, .. } | Op::BranchIndexed { index: a, .. } => (vec![*a], vec![]),
-        Op::Shuffle { d, a, b, c, mask, .. } => (vec![*a, *b, *c, *mask], vec![*d]),
-        Op::Match { d, a, mask, .. } | Op::Redux { d, a, mask, .. } => (vec![*a, *mask], vec![*d]),
-        Op::LoadMatrix(load) => (base(&load.address).into_iter().collect(), load.registers.to_vec()),
-        Op::StoreMatrix(store) => (store.registers.iter().copied().chain(base(&store.address)).collect(), vec![]),
-        Op::Mma(mma) => ([&*mma.a, &*mma.b, &*mma.c].concat(), mma.d.to_vec()),
-        Op::CopyAsync { to, from, from_bytes, .. } => {
-            (base(to).into_iter().chain(base(from)).chain(*from_bytes).collect(), vec![])
-        }
-        Op::Bulk(bulk) => (bulk.registers().collect(), vec![]),
-        Op::Mbarrier { op, address } => {
-            let (reads, writes) = mbarrier_registers(op);
-            (reads.into_iter().chain(base(address)).collect(), writes)
-        }
-        _ => (vec![], vec![]),
-    }
-}
-
-fn mbarrier_registers(op: &MbarrierOp) -> (Vec<Slot>, Vec<Slot>) {
-    match op {
-        MbarrierOp::Arrive { count, tx, state, .. } => (count.iter().chain(tx).copied().collect(), vec![*state]),
-        MbarrierOp::Wait { state, .. } => (vec![*state], vec![]),
-        _ => (vec![], vec![]),
-    }
 }

@@ -36,19 +36,20 @@ pub trait Term: Copy + Default {
 /// One product after the other, k ascending.
 #[inline(always)]
 fn in_order<T: Term, const K: usize>(sums: &mut Block<T::Sum>, a: &[[T; K]], b: &[[T; 8]; K]) {
-    // Four rows at a time: each row of B is loaded once for all of them, and four chains of sums hide each other's latency.
-    for (sums, rows) in sums.chunks_exact_mut(4).zip(a.chunks_exact(4)) {
-        let mut four = [[T::Sum::default(); 8]; 4];
-        four.copy_from_slice(sums);
-        for (k, column) in b.iter().enumerate() {
-            for (sum, row) in four.iter_mut().zip(rows) {
+    // All rows at once: each row of B is loaded once, and eight chains of sums hide each other's latency.
+    let [mut s0, mut s1, mut s2, mut s3, mut s4, mut s5, mut s6, mut s7] = *sums;
+    let [a0, a1, a2, a3, a4, a5, a6, a7] = a else { panic!("tiles have eight rows") };
+    for (k, column) in b.iter().enumerate() {
+        macro_rules! step {
+            ($($sum:ident += $row:ident;)*) => {$(
                 for j in 0..8 {
-                    sum[j] = T::multiply_add(sum[j], row[k], column[j]);
+                    $sum[j] = T::multiply_add($sum[j], $row[k], column[j]);
                 }
-            }
+            )*};
         }
-        sums.copy_from_slice(&four);
+        step! { s0 += a0; s1 += a1; s2 += a2; s3 += a3; s4 += a4; s5 += a5; s6 += a6; s7 += a7; }
     }
+    *sums = [s0, s1, s2, s3, s4, s5, s6, s7];
 }
 
 impl Term for f32 {
@@ -150,8 +151,10 @@ pub trait Element {
     type Register: AsRef<[Self::Bits]>;
 
     fn bits(register: &Lanes) -> Self::Register;
-    /// The bits of value `i` of a lane.
-    fn bits_of_lane(lane: u64, i: usize) -> Self::Bits;
+    /// What a lane holds.
+    fn word(lane: u64) -> Self::Bits;
+    /// The bits of value `i` of a lane's word.
+    fn bits_of_word(word: Self::Bits, i: usize) -> Self::Bits;
     fn value(bits: Self::Bits) -> Self::Value;
 }
 
@@ -173,15 +176,20 @@ macro_rules! elements {
                 let mut out = [0; WARP * $per];
                 for lane in 0..WARP {
                     for i in 0..$per {
-                        out[lane * $per + i] = Self::bits_of_lane(register[lane], i);
+                        out[lane * $per + i] = Self::bits_of_word(Self::word(register[lane]), i);
                     }
                 }
                 out
             }
 
             #[inline(always)]
-            fn bits_of_lane(lane: u64, i: usize) -> u32 {
-                (lane >> (32 / $per * i)) as u32
+            fn word(lane: u64) -> u32 {
+                lane as u32
+            }
+
+            #[inline(always)]
+            fn bits_of_word(word: u32, i: usize) -> u32 {
+                word >> (32 / $per * i)
             }
 
             #[inline(always)]
@@ -230,8 +238,13 @@ impl Element for F64 {
     }
 
     #[inline(always)]
-    fn bits_of_lane(lane: u64, _: usize) -> u64 {
+    fn word(lane: u64) -> u64 {
         lane
+    }
+
+    #[inline(always)]
+    fn bits_of_word(word: u64, _: usize) -> u64 {
+        word
     }
 
     #[inline(always)]

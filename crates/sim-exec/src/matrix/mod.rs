@@ -9,11 +9,10 @@ pub mod descriptor;
 mod element;
 pub mod fragments;
 pub mod moves;
-mod vector;
 
 use std::marker::PhantomData;
 
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, vector};
 use element::{
     AccF16, AccF32, AccF64, AccS32, AccS32Clamped, Accumulator, B1And, B1Xor, Bf16, E4m3, E5m2, Element, F16, F64, S4,
     S8, Term, Tf32, U4, U8,
@@ -215,6 +214,8 @@ where
     C: Accumulator<Value = <A::Value as Term>::Sum>,
     D: Accumulator<Value = <A::Value as Term>::Sum>,
 {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         let blocks = ROWS / 8;
@@ -258,8 +259,8 @@ fn unpack_a<E: Element, const ROWS: usize, const K: usize>(registers: &[&Lanes])
 fn unpack_b<E: Element, const K: usize>(registers: &[&Lanes]) -> [[E::Value; 8]; K] {
     let mut rows = [[E::Bits::default(); 8]; K];
     for (register, rows) in registers.iter().zip(rows.chunks_exact_mut(4 * E::PER)) {
-        for (lanes, rows) in transpose(register).iter().zip(rows.chunks_exact_mut(E::PER)) {
-            rows.iter_mut().enumerate().for_each(|(i, row)| *row = lanes.map(|lane| E::bits_of_lane(lane, i)));
+        for (words, rows) in transpose::<E>(register).iter().zip(rows.chunks_exact_mut(E::PER)) {
+            rows.iter_mut().enumerate().for_each(|(i, row)| *row = words.map(|word| E::bits_of_word(word, i)));
         }
     }
     convert::<E, 8, K>(&rows)
@@ -274,9 +275,8 @@ fn convert<E: Element, const N: usize, const M: usize>(bits: &[[E::Bits; N]; M])
     values
 }
 
-/// The lanes of each column of eight: element n of row t is lane 4 n + t. Not inlined, because whole lanes are cheaper to move
-/// than the elements in them.
-#[inline(never)]
-fn transpose(register: &Lanes) -> [[u64; 8]; 4] {
-    std::array::from_fn(|t| std::array::from_fn(|n| register[4 * n + t]))
+/// The words of each column of eight lanes: word n of row t is that of lane 4 n + t.
+#[inline(always)]
+fn transpose<E: Element>(register: &Lanes) -> [[E::Bits; 8]; 4] {
+    std::array::from_fn(|t| std::array::from_fn(|n| E::word(register[4 * n + t])))
 }
