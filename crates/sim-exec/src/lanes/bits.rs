@@ -46,22 +46,17 @@ pub fn find(opcode: &str, modifiers: &[&str], ty: &str) -> Option<LaneFn> {
         ("bfind", ["shiftamt"], "s64") => {
             lanes!(|a: i64| shift_amount(highest((if a < 0 { !a } else { a }) as u64), 63))
         }
+        ("fns", [], "b32") => lanes!(|a: u32, b: u32, c: i32| find_set(a, b, c)),
         ("bfe", [], "u32") => lanes!(|a: u32, b: u32, c: u32| extract(a.into(), b, c, 32) as u32),
         ("bfe", [], "u64") => lanes!(|a: u64, b: u32, c: u32| extract(a, b, c, 64)),
         ("bfe", [], "s32") => lanes!(|a: u32, b: u32, c: u32| extract_signed(a.into(), b, c, 32) as u32),
         ("bfe", [], "s64") => lanes!(|a: u64, b: u32, c: u32| extract_signed(a, b, c, 64)),
         ("bmsk", ["clamp"], _) => lanes!(|a: u32, b: u32| bit_mask(a, b.min(32))),
         ("bmsk", ["wrap"], _) => lanes!(|a: u32, b: u32| bit_mask(a & 31, b & 31)),
-        ("szext", ["clamp" | "wrap"], "u32") => lanes!(|a: u32, b: u32| if b >= 32 { a } else { a & ((1 << b) - 1) }),
-        ("szext", ["clamp" | "wrap"], "s32") => {
-            lanes!(|a: i32, b: u32| if b >= 32 {
-                a
-            } else if b == 0 {
-                0
-            } else {
-                a << (32 - b) >> (32 - b)
-            })
-        }
+        ("szext", ["clamp"], "u32") => lanes!(|a: u32, b: u32| a & bit_mask(0, b.min(32))),
+        ("szext", ["wrap"], "u32") => lanes!(|a: u32, b: u32| a & bit_mask(0, b & 31)),
+        ("szext", ["clamp"], "s32") => lanes!(|a: u32, b: u32| extract_signed(a.into(), 0, b.min(32), 32) as u32),
+        ("szext", ["wrap"], "s32") => lanes!(|a: u32, b: u32| extract_signed(a.into(), 0, b & 31, 32) as u32),
         ("prmt", modes, _) => return permute(modes),
         _ => return None,
     })
@@ -77,6 +72,27 @@ fn highest(a: u64) -> u32 {
 
 fn shift_amount(position: u32, top: u32) -> u32 {
     if position == !0 { !0 } else { top - position }
+}
+
+/// `fns`: the place of the `|offset|`-th set bit of `mask` from `base` on, upwards or downwards; for offset 0, of bit `base` itself.
+fn find_set(mask: u32, base: u32, offset: i32) -> u32 {
+    let (Some(up), Some(down)) = ((!0u32).checked_shl(base), (!0u32).checked_shr(31u32.wrapping_sub(base))) else {
+        return !0;
+    };
+    let mut rest = match offset {
+        0 => mask & up & down,
+        1.. => mask & up,
+        _ => mask & down,
+    };
+    for _ in 1..offset.unsigned_abs().min(33) {
+        rest &=
+            if offset > 0 { rest.wrapping_sub(1) } else { (!0u32).checked_shr(rest.leading_zeros() + 1).unwrap_or(0) };
+    }
+    match rest {
+        0 => !0,
+        _ if offset < 0 => 31 - rest.leading_zeros(),
+        _ => rest.trailing_zeros(),
+    }
 }
 
 fn bit_mask(start: u32, count: u32) -> u32 {
