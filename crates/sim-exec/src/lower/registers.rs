@@ -243,14 +243,18 @@ fn ranges(program: &Program) -> Vec<Range> {
         }
     }
     let mut ranges = vec![None; program.slots];
-    for (at, block) in blocks.iter().enumerate() {
-        elements(&block.live_in).for_each(|slot| extend(&mut ranges, slot, block.start));
-        elements(&live_out(&blocks, at, words)).for_each(|slot| extend(&mut ranges, slot, block.end - 1));
-        for (pc, instruction) in program.instructions[block.start..block.end].iter().enumerate() {
-            let (reads, writes) = of(&instruction.op);
-            let named = reads.into_iter().chain(writes).filter(|slot| *slot != SINK);
-            named.for_each(|slot| extend(&mut ranges, slot.into(), block.start + pc));
-        }
+    for (pc, instruction) in program.instructions.iter().enumerate() {
+        let (reads, writes) = of(&instruction.op);
+        reads.into_iter().chain(writes).filter(|s| *s != SINK).for_each(|s| extend(&mut ranges, s.into(), pc));
+    }
+    // Only the first block that a register is live into and the last that it is live out of matter.
+    let mut seen = vec![0; words];
+    for block in &blocks {
+        each_new(&mut seen, &block.live_in, |slot| extend(&mut ranges, slot, block.start));
+    }
+    let mut seen = vec![0; words];
+    for at in (0..blocks.len()).rev() {
+        each_new(&mut seen, &live_out(&blocks, at, words), |slot| extend(&mut ranges, slot, blocks[at].end - 1));
     }
     ranges
 }
@@ -260,10 +264,16 @@ fn extend(ranges: &mut [Range], slot: usize, at: usize) {
     *range = (range.0.min(at), range.1.max(at));
 }
 
-fn elements(set: &[u64]) -> impl Iterator<Item = usize> {
-    set.iter()
-        .enumerate()
-        .flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit))
+/// Calls `f` for the elements of `set` that `seen` lacks, and adds them to it.
+fn each_new(seen: &mut [u64], set: &[u64], mut f: impl FnMut(usize)) {
+    for (word, (seen, set)) in seen.iter_mut().zip(set).enumerate() {
+        let mut new = set & !*seen;
+        *seen |= set;
+        while new != 0 {
+            f(word * 64 + new.trailing_zeros() as usize);
+            new &= new - 1;
+        }
+    }
 }
 
 fn live_out(blocks: &[Block], at: usize, words: usize) -> Set {
