@@ -236,6 +236,9 @@ struct KilnFusedParams {
     struct KilnLinearParams linear;
     /* Used if norm.norm is given; otherwise linear.input is copied. */
     struct KilnNormParams norm;
+    /* Of all matrices; pairs of them if gated. */
+    kiln_u32 tiles;
+    kiln_u32 pad;
 };
 
 struct KilnAttendParams {

@@ -31,7 +31,8 @@ template <int HD> struct AttendShared {
     __half queries[2][PAIRS][QUERY_STRIDE];
     union {
         __half weights[2][PAIRS][SEGMENT + 8];
-        float outputs[PAIRS][HD];
+        // Eight floats off a multiple of 32: a quarter warp's pairs of four rows fill all banks.
+        float outputs[PAIRS][HD + 8];
     };
     __half values[WARPS][2][VALUE_KEYS][VALUE_STRIDE];
     float maxima[WARPS][PAIRS];
@@ -155,11 +156,13 @@ template <int HD> struct Attend {
     __device__ void copy_values(unsigned key_start, unsigned buffer) {
         constexpr unsigned PER_KEY = AttendShared<HD>::WARP_DIMS / 8;
         for (unsigned i = lane; i < VALUE_KEYS * PER_KEY; i += 32) {
-            const unsigned key = key_start + i / PER_KEY, part = 8 * (i % PER_KEY), dim = warp * AttendShared<HD>::WARP_DIMS + part;
+            // Eight lanes copy the same part of eight keys: different banks. The next ones complete the keys' sectors.
+            const unsigned index = i / (8 * PER_KEY) * 8 + i % 8, part = 8 * (i / 8 % PER_KEY);
+            const unsigned key = key_start + index, dim = warp * AttendShared<HD>::WARP_DIMS + part;
             // What lies beyond the sequence may be anything: zeros, so that a weight of zero makes nothing of it.
             const bool present = (int)key <= last_key && dim < p.head_dim;
             const kiln_u16 *source = present ? cached(key, true) + dim : p.cache;
-            copy_async(&s.values[warp][buffer][i / PER_KEY][part], source, present);
+            copy_async(&s.values[warp][buffer][index][part], source, present);
         }
         copy_commit();
     }
@@ -309,7 +312,15 @@ template <int HD> struct Attend {
     }
 
     __device__ void finish(State<TILES> &state) {
-        each(state, [&](unsigned pair, unsigned dim, float &x) { s.outputs[pair][dim] = x / state.sum[(pair - g) / 8]; });
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float sum = state.sum[half];
+                float *output = &s.outputs[g + 8 * half][warp * AttendShared<HD>::WARP_DIMS + 8 * n + 2 * t];
+                *(float2 *)output = make_float2(state.out[n][2 * half] / sum, state.out[n][2 * half + 1] / sum);
+            }
+        }
         __syncthreads();
         const unsigned blocks = (p.head_dim + 31) / 32, width = p.out.blocks * KILN_BLOCK;
         for (unsigned i = warp; i < item.pairs * blocks; i += WARPS) {
@@ -341,6 +352,7 @@ template <int HD> struct Attend {
     extern "C" __global__ void __launch_bounds__(KILN_ATTEND_THREADS, 2) kiln_attend_##HD(                                      \
         const __grid_constant__ KilnAttendParams p) {                                                                        \
         extern __shared__ __align__(128) unsigned char memory[];                                                             \
+        kiln::wait_for_predecessor();                                                                                        \
         const unsigned items = p.step->num_attend_items, lane = kiln::lane_id();                                             \
         for (unsigned item = blockIdx.x; item < items; item += gridDim.x) {                                                  \
             kiln::Attend<HD> attend{p,                                                                                       \

@@ -15,6 +15,8 @@ template <int F> struct Format {
     static constexpr int words = F == KILN_F32 ? 8 : is_float ? 4 : F == KILN_Q8_0 ? 2 : 1;
     // Bytes in the highs plane.
     static constexpr int high_bytes = F == KILN_Q6_K ? 8 : F == KILN_Q5_0 || F == KILN_Q5_1 || F == KILN_Q5_K ? 4 : 0;
+    // All of a weight is in the quants plane's nibbles.
+    static constexpr bool is_nibbles = F == KILN_Q4_0 || F == KILN_Q4_1 || F == KILN_Q4_K;
     // Subtracted from every stored integer.
     static constexpr int offset = F == KILN_Q4_0 ? 8 : F == KILN_Q5_0 ? 16 : F == KILN_Q6_K ? 32 : 0;
 };
@@ -28,33 +30,54 @@ template <int F> struct StoredBlock {
     unsigned super;
 };
 
-// Loads the block of the lane's row.
-template <int F> __device__ inline StoredBlock<F> load_block(const KilnMatrix &m, unsigned tile, unsigned block, unsigned lane) {
-    StoredBlock<F> s;
-    const size_t at = (size_t)tile * m.blocks + block;
-    const uint4 *quants = (const uint4 *)m.quants + at * Format<F>::words * KILN_TILE_ROWS + lane;
+// Walks the blocks of a lane's row in a tile. Pointers advance, so that loads of neighbouring blocks need no address arithmetic.
+template <int F> struct BlockCursor {
+    static constexpr unsigned scale_bytes = F == KILN_Q4_1 || F == KILN_Q5_1 ? 4 : Format<F>::is_float ? 0 : 2;
+    const uint4 *quants;
+    const unsigned char *highs, *scales, *supers;
+    unsigned block;
+
+    __device__ BlockCursor(const KilnMatrix &m, unsigned tile, unsigned start, unsigned lane) : block(start) {
+        const size_t at = ((size_t)tile * m.blocks + start) * KILN_TILE_ROWS;
+        quants = (const uint4 *)m.quants + at * Format<F>::words + lane;
+        highs = (const unsigned char *)m.highs + (at + lane) * Format<F>::high_bytes;
+        scales = (const unsigned char *)m.scales + (at + lane) * scale_bytes;
+        supers = (const unsigned char *)m.supers + ((size_t)tile * (m.blocks / 8) * KILN_TILE_ROWS + lane) * (F == KILN_Q6_K ? 2 : 4);
+    }
+
+    __device__ void advance(unsigned blocks) {
+        quants += blocks * Format<F>::words * KILN_TILE_ROWS;
+        highs += blocks * Format<F>::high_bytes * KILN_TILE_ROWS;
+        scales += blocks * scale_bytes * KILN_TILE_ROWS;
+        block += blocks;
+    }
+
+    // What the supers plane has for block `block + i`.
+    __device__ unsigned super(unsigned i) const {
+        const unsigned at = (block + i) / 8 * KILN_TILE_ROWS;
+        return F == KILN_Q6_K ? __ldg((const unsigned short *)supers + at) : __ldg((const unsigned *)supers + at);
+    }
+
+    // Loads DEPTH blocks, at most eight, so that they lie in two super-blocks at most.
+    template <int DEPTH> __device__ void load(StoredBlock<F> (&s)[DEPTH]) const {
 #pragma unroll
-    for (int i = 0; i < Format<F>::words; i++) s.quants[i] = __ldg(quants + i * KILN_TILE_ROWS);
-    if constexpr (Format<F>::high_bytes == 4) {
-        s.highs.x = __ldg((const unsigned *)m.highs + at * KILN_TILE_ROWS + lane);
-    } else if constexpr (Format<F>::high_bytes == 8) {
-        s.highs = __ldg((const uint2 *)m.highs + at * KILN_TILE_ROWS + lane);
-    }
-    if constexpr (F == KILN_Q4_1 || F == KILN_Q5_1) {
-        s.scales = __ldg((const unsigned *)m.scales + at * KILN_TILE_ROWS + lane);
-    } else if constexpr (!Format<F>::is_float) {
-        s.scales = __ldg((const unsigned short *)m.scales + at * KILN_TILE_ROWS + lane);
-    }
-    if constexpr (Format<F>::is_k) {
-        const size_t super = ((size_t)tile * (m.blocks / 8) + block / 8) * KILN_TILE_ROWS + lane;
-        if constexpr (F == KILN_Q6_K) {
-            s.super = __ldg((const unsigned short *)m.supers + super);
-        } else {
-            s.super = __ldg((const unsigned *)m.supers + super);
+        for (int i = 0; i < DEPTH; i++) {
+            constexpr int WORDS = Format<F>::words;
+#pragma unroll
+            for (int j = 0; j < WORDS; j++) s[i].quants[j] = __ldg(quants + (i * WORDS + j) * KILN_TILE_ROWS);
+            const unsigned char *high = highs + i * Format<F>::high_bytes * KILN_TILE_ROWS, *scale = scales + i * scale_bytes * KILN_TILE_ROWS;
+            if constexpr (Format<F>::high_bytes == 4) s[i].highs.x = __ldg((const unsigned *)high);
+            if constexpr (Format<F>::high_bytes == 8) s[i].highs = __ldg((const uint2 *)high);
+            if constexpr (scale_bytes == 4) s[i].scales = __ldg((const unsigned *)scale);
+            if constexpr (scale_bytes == 2) s[i].scales = __ldg((const unsigned short *)scale);
+        }
+        if constexpr (Format<F>::is_k) {
+            const unsigned first = super(0), last = DEPTH > 1 ? super(DEPTH - 1) : first;
+#pragma unroll
+            for (int i = 0; i < DEPTH; i++) s[i].super = block % 8 + i < 8 ? first : last;
         }
     }
-    return s;
-}
+};
 
 // Bits 0..3 of `bits` to bit `to` of the four bytes of a word.
 __device__ inline unsigned spread_bits(unsigned bits, unsigned to) {

@@ -12,6 +12,16 @@ constexpr unsigned FULL = 0xffffffffu;
 // src/device/quant.rs
 constexpr float AMAX_MIN = 1e-30f;
 
+// Programmatic dependent launch (PTX ISA: griddepcontrol), where there is any. A kernel that is launched early may prefetch constants, and
+// touches nothing else before this: then all that earlier launches wrote is there. Only then may the next kernel start early, so that
+// at most two launches share the device. Every CTA must call it.
+__device__ inline void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ inline unsigned lane_id() { return threadIdx.x & 31u; }
 __device__ inline unsigned warp_id() { return threadIdx.x >> 5; }
 
@@ -33,18 +43,15 @@ __device__ inline void quantise_block(float x, kiln_i8 *quants, KilnActivationSc
     const unsigned lane = lane_id();
     const unsigned amax_bits = __reduce_max_sync(FULL, __float_as_uint(x) & 0x7fffffffu);
     const float amax = __uint_as_float(amax_bits);
-    int q = 0;
-    float scale = 0.0f;
-    if (amax_bits >= 0x7f800000u) {
-        scale = __uint_as_float(0x7fc00000u);
-    } else if (amax >= AMAX_MIN) {
-        scale = amax / 127.0f;
-        q = __float2int_rn(x * (127.0f / amax));
-    }
+    // Selections, not branches: what is not selected may be anything.
+    const bool is_finite = amax_bits < 0x7f800000u, is_zero = amax < AMAX_MIN;
+    const int rounded = __float2int_rn(x * (127.0f / amax)), q = is_finite && !is_zero ? rounded : 0;
+    const float scale = !is_finite ? __uint_as_float(0x7fc00000u) : is_zero ? 0.0f : amax / 127.0f;
     const int sum_low = __reduce_add_sync(FULL, lane < 16 ? q : 0);
     const int sum = __reduce_add_sync(FULL, q);
     quants[lane] = (kiln_i8)q;
-    if (lane == 0) *scales = KilnActivationScale{scale, scale * (float)sum, sum_low, sum - sum_low};
+    // One store, the same of all lanes: rows of scales are aligned to 16 bytes everywhere.
+    *(float4 *)scales = make_float4(scale, scale * (float)sum, __int_as_float(sum_low), __int_as_float(sum - sum_low));
 }
 
 __device__ inline void quantise_block(float x, const KilnActivations &out, unsigned row, unsigned block) {

@@ -22,6 +22,38 @@ __device__ inline bool is_gated(const KilnLinearParams &p) { return p.epilogue =
 // Which formats a kernel has code for.
 enum class Formats { ALL, FLOATS, INTEGERS };
 
+// sum + the products of four unsigned and four signed bytes.
+__device__ inline int dot_unsigned(unsigned weights, unsigned activations, int sum) {
+    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(weights), "r"(activations));
+    return sum;
+}
+
+// The exact sum of a block's stored integers times activations, with Format::offset subtracted from each integer, and times sub-scales.
+template <int F> __device__ inline int dot_product(const StoredBlock<F> &s, const uint4 &low, const uint4 &high, const KilnActivationScale &a) {
+    const unsigned x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    if constexpr (Format<F>::is_nibbles) {
+        // High nibbles stay where they are, so that their sum is sixteen times too large.
+        const unsigned q[4] = {s.quants[0].x, s.quants[0].y, s.quants[0].z, s.quants[0].w};
+        int dot = -Format<F>::offset * (a.sum_low + a.sum_high), dot16 = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            dot = dot_unsigned(q[i] & 0x0f0f0f0fu, x[i], dot);
+            dot16 = dot_unsigned(q[i] & 0xf0f0f0f0u, x[4 + i], dot16);
+        }
+        return dot + (dot16 >> 4);
+    } else {
+        unsigned w[8];
+        unpack_words<F>(s, w);
+        int dot_low = -Format<F>::offset * a.sum_low, dot_high = -Format<F>::offset * a.sum_high;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            dot_low = __dp4a((int)w[i], (int)x[i], dot_low);
+            dot_high = __dp4a((int)w[4 + i], (int)x[4 + i], dot_high);
+        }
+        return sub_scale<F>(s, 0) * dot_low + sub_scale<F>(s, 1) * dot_high;
+    }
+}
+
 // Adds block `block` of the lane's row times ROWS input rows to `sums`.
 template <int F, int ROWS, typename Input>
 __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
@@ -34,7 +66,7 @@ __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsign
             for (int i = 0; i < KILN_BLOCK / 4; i++) {
 #pragma unroll
                 for (int r = first; r < first + GROUP; r++) {
-                    if (r >= rows) break;
+                    if (ROWS > 1 && r >= rows) break;
                     const float4 v = x.values(r, block)[i];
                     const float column[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -47,24 +79,12 @@ __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsign
             }
         }
     } else {
-        unsigned w[8];
-        unpack_words<F>(s, w);
         const float scale = block_scale<F>(s), minimum = block_min<F>(s);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            if (r >= rows) break;
-            const uint4 low = x.quants(r, block)[0], high = x.quants(r, block)[1];
+            if (ROWS > 1 && r >= rows) break;
             const KilnActivationScale a = x.scale(r, block);
-            int dot_low = -Format<F>::offset * a.sum_low, dot_high = -Format<F>::offset * a.sum_high;
-            dot_low = __dp4a((int)w[0], (int)low.x, dot_low);
-            dot_low = __dp4a((int)w[1], (int)low.y, dot_low);
-            dot_low = __dp4a((int)w[2], (int)low.z, dot_low);
-            dot_low = __dp4a((int)w[3], (int)low.w, dot_low);
-            dot_high = __dp4a((int)w[4], (int)high.x, dot_high);
-            dot_high = __dp4a((int)w[5], (int)high.y, dot_high);
-            dot_high = __dp4a((int)w[6], (int)high.z, dot_high);
-            dot_high = __dp4a((int)w[7], (int)high.w, dot_high);
-            const int dot = sub_scale<F>(s, 0) * dot_low + sub_scale<F>(s, 1) * dot_high;
+            const int dot = dot_product<F>(s, x.quants(r, block)[0], x.quants(r, block)[1], a);
             sums[r] = fmaf((float)dot, scale * a.scale, sums[r]);
             if constexpr (Format<F>::has_min) sums[r] = fmaf(minimum, a.scaled_sum, sums[r]);
         }
@@ -80,17 +100,26 @@ __device__ inline void segment_sums(const KilnMatrix &m, unsigned tile, unsigned
     dispatch_format(m.format, [&](auto format) {
         constexpr int F = decltype(format)::value;
         if constexpr (FORMATS == Formats::ALL || (FORMATS == Formats::FLOATS) == Format<F>::is_float) {
-            constexpr int DEPTH = Format<F>::is_float || ROWS > 2 ? 1 : 2;
-            unsigned block = start;
-            // Loads of several blocks are in flight before the first is used.
-            for (; block + DEPTH <= end; block += DEPTH) {
-                StoredBlock<F> s[DEPTH];
+            // Of one or two rows, loads of several blocks are in flight before the first is used.
+            constexpr int DEPTH = Format<F>::is_float || ROWS > 2 ? 1 : 4;
+            BlockCursor<F> cursor(m, tile, start, lane_id());
+            auto add = [&](auto &&blocks) {
+                constexpr int COUNT = sizeof(blocks) / sizeof(blocks[0]);
+                cursor.load(blocks);
 #pragma unroll
-                for (int i = 0; i < DEPTH; i++) s[i] = load_block<F>(m, tile, block + i, lane_id());
-#pragma unroll
-                for (int i = 0; i < DEPTH; i++) add_block<F, ROWS>(s[i], x, rows, block + i, sums);
+                for (int i = 0; i < COUNT; i++) add_block<F, ROWS>(blocks[i], x, rows, cursor.block + i, sums);
+                cursor.advance(COUNT);
+            };
+#pragma unroll 1
+            while (cursor.block + DEPTH <= end) {
+                StoredBlock<F> blocks[DEPTH];
+                add(blocks);
             }
-            for (; block < end; block++) add_block<F, ROWS>(load_block<F>(m, tile, block, lane_id()), x, rows, block, sums);
+#pragma unroll 1
+            while (cursor.block < end) {
+                StoredBlock<F> block[1];
+                add(block);
+            }
         }
     });
 }

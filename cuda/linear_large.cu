@@ -23,14 +23,18 @@ constexpr unsigned STAGES = 3, STAGE_BLOCKS = 4, INPUT_STRIDE = 48, TILE_BYTES_M
 
 struct LargeStage {
     __align__(16) unsigned char tiles[SLOTS][TILE_BYTES_MAX];
-    __align__(16) kiln_i8 quants[STAGE_BLOCKS][LARGE_ROWS][INPUT_STRIDE];
-    __align__(16) KilnActivationScale scales[STAGE_BLOCKS][LARGE_ROWS];
+    // Neighbouring threads copy a row's four blocks: these are 32 bytes off a multiple of 128 apart, and so in different banks.
+    struct {
+        __align__(16) kiln_i8 quants[LARGE_ROWS][INPUT_STRIDE];
+        __align__(16) KilnActivationScale scales[LARGE_ROWS];
+        unsigned char pad[32];
+    } input[STAGE_BLOCKS];
 };
 
 union LargeShared {
     LargeStage stages[STAGES];
-    // The tiles' sums, rows padded so that a warp's column of them falls on 32 banks.
-    float outputs[SLOTS][LARGE_ROWS][KILN_TILE_ROWS + 1];
+    // The tiles' sums, rows padded so that an mma fragment, eight columns of every second of eight rows, falls on 32 banks.
+    float outputs[SLOTS][LARGE_ROWS][KILN_TILE_ROWS + 4];
 };
 
 // Where a tile's planes lie in a stage.
@@ -84,13 +88,13 @@ struct LargeWarp {
             const unsigned row = i / (2 * STAGE_BLOCKS), b = i / 2 % STAGE_BLOCKS, piece = 16 * (i % 2);
             const bool present = row < rows && b < count;
             const size_t at = present ? (size_t)(row_start + row) * blocks() + block + b : 0;
-            copy_async(&to.quants[b][row][piece], p.input.quants + at * KILN_BLOCK + piece, present);
+            copy_async(&to.input[b].quants[row][piece], p.input.quants + at * KILN_BLOCK + piece, present);
         }
         for (unsigned i = threadIdx.x; i < LARGE_ROWS * STAGE_BLOCKS; i += LARGE_THREADS) {
             const unsigned row = i / STAGE_BLOCKS, b = i % STAGE_BLOCKS;
             const bool present = row < rows && b < count;
             const size_t at = present ? (size_t)(row_start + row) * blocks() + block + b : 0;
-            copy_async(&to.scales[b][row], p.input.scales + at, present);
+            copy_async(&to.input[b].scales[row], p.input.scales + at, present);
         }
     }
 
@@ -148,9 +152,9 @@ struct LargeWarp {
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             const unsigned first = WARP_ROWS * half + 8 * n;
-            const unsigned *x = (const unsigned *)stage.quants[block][first + g];
+            const unsigned *x = (const unsigned *)stage.input[block].quants[first + g];
             const unsigned b0 = x[t], b1 = x[4 + t];
-            const KilnActivationScale even = stage.scales[block][first + 2 * t], odd = stage.scales[block][first + 2 * t + 1];
+            const KilnActivationScale even = stage.input[block].scales[first + 2 * t], odd = stage.input[block].scales[first + 2 * t + 1];
             const float da[2] = {even.scale, odd.scale}, sa[2] = {even.scaled_sum, odd.scaled_sum};
             const int low[2] = {-Format<F>::offset * even.sum_low, -Format<F>::offset * odd.sum_low};
             const int high[2] = {-Format<F>::offset * even.sum_high, -Format<F>::offset * odd.sum_high};
@@ -267,6 +271,7 @@ using namespace kiln;
 extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2) kiln_linear_large(const __grid_constant__ KilnLinearParams p) {
     extern __shared__ __align__(128) unsigned char memory[];
     LargeShared &s = *(LargeShared *)memory;
+    wait_for_predecessor();
     const unsigned row_start = blockIdx.y * LARGE_ROWS, all_rows = row_count(p.step, p.logit_rows);
     if (row_start >= all_rows) return;
     const unsigned rows = min(all_rows - row_start, LARGE_ROWS), warp = warp_id(), lane = lane_id();

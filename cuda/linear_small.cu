@@ -7,6 +7,9 @@
 // as on every other device (src/device/reference/linear.rs), so equal inputs give equal bits. Float weights are summed by fma in the order
 // of their columns.
 //
+// With one or two rows a warp has four blocks of weights in flight. 4-bit weights are not shifted: a mask leaves the high nibbles sixteen times too
+// large, and so is the sum of their products, an exact integer, until it is shifted once.
+//
 // Bytes: each weight once; activations 48 bytes per 32 from L2 by each CTA. Requires: int8 blocks of the input rows.
 
 #include "linear.cuh"
@@ -30,7 +33,8 @@ struct TileChoice {
     unsigned matrix, tile;
     bool gated;
 
-    __device__ explicit TileChoice(const KilnLinearParams &p) : matrix(0), tile(blockIdx.x), gated(is_gated(p)) {
+    // `index` counts the tiles of all matrices.
+    __device__ TileChoice(const KilnLinearParams &p, unsigned index) : matrix(0), tile(index), gated(is_gated(p)) {
         if (gated) return;
         while (tile >= p.matrices[matrix].tiles) tile -= p.matrices[matrix++].tiles;
     }
@@ -74,17 +78,30 @@ __device__ inline void tile_times_rows(const KilnLinearParams &p, const TileChoi
 
 // Grid: {tiles of all matrices, groups of ROWS rows}.
 template <int ROWS> __device__ inline void linear_small(const KilnLinearParams &p) {
+    wait_for_predecessor();
     const unsigned row_start = blockIdx.y * ROWS, all_rows = row_count(p.step, p.logit_rows);
     if (row_start >= all_rows) return;
-    tile_times_rows<ROWS, Formats::ALL>(p, TileChoice(p), GlobalInput{p.input, row_start}, row_start, min(all_rows - row_start, (unsigned)ROWS));
+    tile_times_rows<ROWS, Formats::ALL>(p, TileChoice(p, blockIdx.x), GlobalInput{p.input, row_start}, row_start, min(all_rows - row_start, (unsigned)ROWS));
+}
+
+// Asks the L2 for up to 4 KiB of the warp's first weights: a line per lane. Weights never change, so this need not wait for anybody.
+__device__ inline void prefetch_weights(const KilnLinearParams &p, const TileChoice &choice) {
+    const KilnMatrix &m = p.matrices[choice.matrix];
+    const unsigned length = segment_blocks(m.blocks), start = length * warp_id(), block_bytes = m.format == KILN_Q8_0 ? 1024 : 512;
+    const unsigned bytes = min(length, m.blocks - start) * block_bytes, at = 128 * lane_id();
+    const char *weights = (const char *)m.quants + ((size_t)choice.tile * m.blocks + start) * block_bytes + at;
+    if (at < bytes) asm volatile("prefetch.global.L2 [%0];" ::"l"(weights));
 }
 
 // The same for matrices of integers, with the input made by the CTA: the norm of the residual, or a copy of int8 blocks. The first CTA leaves
-// the new residual. Dynamic shared memory per row: scales, int8 blocks and, with a norm, the residual.
+// the new residual. Dynamic shared memory per row: scales, int8 blocks and, with a norm, the residual. Grid: any number of CTAs, which take
+// tiles in turn, so that a CTA makes its input once.
 template <int ROWS> __device__ inline void linear_fused(const KilnFusedParams &p) {
     extern __shared__ __align__(16) unsigned char memory[];
     __shared__ float squares[NORM_WARPS];
     const KilnLinearParams &linear = p.linear;
+    prefetch_weights(linear, TileChoice(linear, blockIdx.x));
+    wait_for_predecessor();
     const unsigned rows = min(row_count(linear.step, linear.logit_rows), (unsigned)ROWS), blocks = linear.input.blocks;
     KilnActivationScale *scales = (KilnActivationScale *)memory;
     kiln_i8 *quants = (kiln_i8 *)(scales + ROWS * blocks);
@@ -111,7 +128,10 @@ template <int ROWS> __device__ inline void linear_fused(const KilnFusedParams &p
         for (unsigned i = threadIdx.x; i < rows * blocks; i += blockDim.x) ((uint4 *)scales)[i] = from_scales[i];
     }
     __syncthreads();
-    tile_times_rows<ROWS, Formats::INTEGERS>(linear, TileChoice(linear), SharedInput{scales, quants, blocks}, 0, rows);
+#pragma unroll 1
+    for (unsigned index = blockIdx.x; index < p.tiles; index += gridDim.x) {
+        tile_times_rows<ROWS, Formats::INTEGERS>(linear, TileChoice(linear, index), SharedInput{scales, quants, blocks}, 0, rows);
+    }
 }
 
 }  // namespace kiln

@@ -17,8 +17,8 @@ template <typename Element> __device__ inline float sum_of_squares(unsigned cols
             const float x = element(i);
             sum = fmaf(x, x, sum);
         }
-        sum = warp_sum(sum);
-        if (lane_id() == 0) shared[w] = sum;
+        // All lanes have the same sum.
+        shared[w] = warp_sum(sum);
     }
     __syncthreads();
     float total = shared[0];
@@ -34,20 +34,30 @@ __device__ inline float norm_scale(float squares, unsigned cols, float eps) { re
 template <typename Read, typename Sum, typename Block>
 __device__ inline void add_norm(const KilnNormParams &p, unsigned row, float *shared, Sum &&put, Read &&get, Block &&block) {
     const float *residual = p.residual_in + (size_t)row * p.cols, *delta = p.delta ? p.delta + (size_t)row * p.cols : nullptr;
-    float scale = 1.0f;
-    if (delta && p.post_norm) scale = norm_scale(sum_of_squares(p.cols, shared, [&](unsigned i) { return delta[i]; }), p.cols, p.eps);
-    const float squares = sum_of_squares(p.cols, shared, [&](unsigned i) {
-        float x = residual[i];
-        if (delta) x += p.post_norm ? delta[i] * scale * p.post_norm[i] : delta[i];
-        put(i, x);
-        return x;
-    });
-    scale = norm_scale(squares, p.cols, p.eps);
+    float squares;
+    auto sum = [&](auto &&added) {
+        squares = sum_of_squares(p.cols, shared, [&](unsigned i) {
+            const float x = added(i);
+            put(i, x);
+            return x;
+        });
+    };
+    if (!delta) {
+        sum([&](unsigned i) { return residual[i]; });
+    } else if (!p.post_norm) {
+        sum([&](unsigned i) { return residual[i] + delta[i]; });
+    } else {
+        const float scale = norm_scale(sum_of_squares(p.cols, shared, [&](unsigned i) { return delta[i]; }), p.cols, p.eps);
+        sum([&](unsigned i) { return residual[i] + delta[i] * scale * p.post_norm[i]; });
+    }
+    const float scale = norm_scale(squares, p.cols, p.eps);
     const unsigned blocks = (p.cols + KILN_BLOCK - 1) / KILN_BLOCK;
     for (unsigned w = warp_id(); w < NORM_WARPS; w += blockDim.x / 32) {
         for (unsigned b = w; b < blocks; b += NORM_WARPS) {
-            const unsigned i = b * KILN_BLOCK + lane_id();
-            block(b, i, i < p.cols ? get(i) * scale * p.norm[i] : 0.0f);
+            // Beyond the last column the last one is read, and not used.
+            const unsigned i = b * KILN_BLOCK + lane_id(), column = min(i, p.cols - 1);
+            const float x = get(column) * scale * p.norm[column];
+            block(b, i, i < p.cols ? x : 0.0f);
         }
     }
 }

@@ -1,12 +1,19 @@
 // Tensor rows as they lie in the file to the tiles of a KilnMatrix (abi.h). Runs once per tensor, as its bytes arrive.
 //
-// Bytes: reads and writes every weight once. A thread makes one block of one row.
+//   planes[tile][block][...][lane] = block `block` of matrix row 32 tile + lane, each weight's bits unchanged
+//
+// Shapes: source [rows][row_bytes] in a format of src/weights/blocks.rs; out, the planes quants, highs, scales and supers of the same
+// format. Rows beyond the matrix and columns beyond its last are written as zeros.
+// Requires: source and row_bytes even; launches that start at a tile. A thread makes one block of one row, a warp one block of a tile.
+// Bytes: every weight is read and written once; writes are whole lines, reads are spread over 32 rows and meet again in the L1.
+// Source: the formats' definition in GGML; that lanes are rows follows FLUTE's offline repacking (Guo et al., 2024) and Marlin's.
 
 #include "blocks.cuh"
 
 namespace kiln {
 
-__device__ inline unsigned half_at(const kiln_u8 *bytes) { return bytes[0] | bytes[1] << 8; }
+// Rows and fields lie at even addresses in every format.
+__device__ inline unsigned half_at(const kiln_u8 *bytes) { return *(const kiln_u16 *)bytes; }
 __device__ inline unsigned word_at(const kiln_u8 *bytes) { return half_at(bytes) | half_at(bytes + 2) << 16; }
 
 // 6-bit scale and minimum of block `part` of eight, from the 12 bytes of a Q4_K or Q5_K block (src/weights/blocks.rs, k_scale_min).
@@ -16,51 +23,74 @@ __device__ inline unsigned k_scale_min(const kiln_u8 *packed, unsigned part) {
     return ((low & 15u) | packed[part - 4] >> 6 << 4) | ((low >> 4) | packed[part] >> 6 << 4) << 8;
 }
 
-// The stored integer of weight j of block `part` of a stored block.
-template <int F> __device__ inline unsigned stored_integer(const kiln_u8 *stored, unsigned part, unsigned j) {
-    if constexpr (F == KILN_Q4_0) return stored[2 + j % 16] >> (j / 16 * 4) & 15u;
-    if constexpr (F == KILN_Q4_1) return stored[4 + j % 16] >> (j / 16 * 4) & 15u;
-    if constexpr (F == KILN_Q5_0) return (stored[6 + j % 16] >> (j / 16 * 4) & 15u) | (stored[2 + j / 8] >> j % 8 & 1u) << 4;
-    if constexpr (F == KILN_Q5_1) return (stored[8 + j % 16] >> (j / 16 * 4) & 15u) | (stored[4 + j / 8] >> j % 8 & 1u) << 4;
-    if constexpr (F == KILN_Q8_0) return stored[2 + j];
-    if constexpr (F == KILN_Q4_K) return stored[16 + part / 2 * 32 + j] >> (part % 2 * 4) & 15u;
+// Bits 0, 8, 16 and 24 of a word to bits 0..3: each product bit from 24 on is one of them, and nothing carries.
+__device__ inline unsigned gather_bits(unsigned word) { return (word & 0x01010101u) * 0x01020408u >> 24 & 15u; }
+
+// The lowest two bits of each byte to bits 0..7, likewise.
+__device__ inline unsigned gather_pairs(unsigned word) { return (word & 0x03030303u) * 0x01041040u >> 24; }
+
+// Bytes of a block as it lies in the file, and where in it are the (low) bits of its integers and their fifth and sixth bits.
+template <int F> struct Stored {
+    static constexpr unsigned bytes = F == KILN_Q4_0   ? 18
+                                      : F == KILN_Q4_1 ? 20
+                                      : F == KILN_Q5_0 ? 22
+                                      : F == KILN_Q5_1 ? 24
+                                      : F == KILN_Q8_0 ? 34
+                                      : F == KILN_Q4_K ? 144
+                                      : F == KILN_Q5_K ? 176
+                                                       : 210;
+    static constexpr unsigned lows = F == KILN_Q4_0 || F == KILN_Q8_0 ? 2
+                                     : F == KILN_Q4_1                 ? 4
+                                     : F == KILN_Q5_0                 ? 6
+                                     : F == KILN_Q5_1                 ? 8
+                                     : F == KILN_Q4_K                 ? 16
+                                     : F == KILN_Q5_K                 ? 48
+                                                                      : 0;
+    static constexpr unsigned highs = F == KILN_Q5_0 ? 2 : F == KILN_Q5_1 ? 4 : F == KILN_Q5_K ? 16 : 128;
+};
+
+// Block `part` of a stored block as words of the quants plane. Formats of 32 weights have its order already; K formats keep the nibbles of
+// two (Q6_K: four) blocks in one byte.
+template <int F> __device__ inline void quant_words(const kiln_u8 *stored, unsigned part, unsigned (&words)[4 * Format<F>::words]) {
+    const kiln_u8 *lows = stored + Stored<F>::lows;
+#pragma unroll
+    for (int i = 0; i < 4 * Format<F>::words; i++) {
+        if constexpr (Format<F>::is_k) {
+            const unsigned run = F == KILN_Q6_K ? part / 4 * 64 + part % 2 * 32 : part / 2 * 32;
+            const unsigned shift = F == KILN_Q6_K ? part % 4 / 2 * 4 : part % 2 * 4;
+            const unsigned low = word_at(lows + run + 4 * i) >> shift, high = word_at(lows + run + 16 + 4 * i) >> shift;
+            words[i] = (low & 0x0f0f0f0fu) | (high & 0x0f0f0f0fu) << 4;
+        } else {
+            words[i] = word_at(lows + 4 * i);
+        }
+    }
+}
+
+// Its words of the highs plane.
+template <int F> __device__ inline void high_words(const kiln_u8 *stored, unsigned part, unsigned (&words)[2]) {
+    const kiln_u8 *highs = stored + Stored<F>::highs;
+    if constexpr (F == KILN_Q5_0 || F == KILN_Q5_1) words[0] = word_at(highs);
     if constexpr (F == KILN_Q5_K) {
-        return (stored[48 + part / 2 * 32 + j] >> (part % 2 * 4) & 15u) | (stored[16 + j] >> part & 1u) << 4;
+#pragma unroll
+        for (int i = 0; i < 8; i++) words[0] |= gather_bits(word_at(highs + 4 * i) >> part) << (4 * i);
     }
     if constexpr (F == KILN_Q6_K) {
-        const unsigned half = part / 4, quarter = part % 4;
-        const unsigned low = stored[half * 64 + quarter % 2 * 32 + j] >> (quarter / 2 * 4) & 15u;
-        return low | (stored[128 + half * 32 + j] >> (quarter * 2) & 3u) << 4;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            words[i / 4] |= gather_pairs(word_at(highs + part / 4 * 32 + 4 * i) >> (part % 4 * 2)) << (8 * (i % 4));
+        }
     }
-    return 0;
 }
 
 template <int F> __device__ inline void repack_integers(const KilnMatrix &m, size_t at, unsigned lane, const kiln_u8 *row, unsigned block) {
     constexpr unsigned PER_STORED = Format<F>::is_k ? 8 : 1;
-    constexpr unsigned BYTES = F == KILN_Q4_0   ? 18
-                               : F == KILN_Q4_1 ? 20
-                               : F == KILN_Q5_0 ? 22
-                               : F == KILN_Q5_1 ? 24
-                               : F == KILN_Q8_0 ? 34
-                               : F == KILN_Q4_K ? 144
-                               : F == KILN_Q5_K ? 176
-                                                : 210;
     const unsigned part = block % PER_STORED;
-    const kiln_u8 *stored = row ? row + (size_t)(block / PER_STORED) * BYTES : nullptr;
-    unsigned q[KILN_BLOCK];
-#pragma unroll
-    for (int j = 0; j < KILN_BLOCK; j++) q[j] = stored ? stored_integer<F>(stored, part, j) : 0;
+    const kiln_u8 *stored = row ? row + (size_t)(block / PER_STORED) * Stored<F>::bytes : nullptr;
     unsigned words[4 * Format<F>::words] = {};
     unsigned highs[2] = {};
-#pragma unroll
-    for (int j = 0; j < KILN_BLOCK; j++) {
-        if constexpr (F == KILN_Q8_0) {
-            words[j / 4] |= q[j] << (8 * (j % 4));
-        } else {
-            words[j / 4 % 4] |= (q[j] & 15u) << (8 * (j % 4) + j / 16 * 4);
-            if constexpr (Format<F>::high_bytes == 4) highs[0] |= (q[j] >> 4) << j;
-            if constexpr (Format<F>::high_bytes == 8) highs[j / 16] |= (q[j] >> 4) << (2 * (j % 16));
-        }
+    if (stored) {
+        quant_words<F>(stored, part, words);
+        high_words<F>(stored, part, highs);
     }
     uint4 *quants = (uint4 *)m.quants + at * Format<F>::words * KILN_TILE_ROWS + lane;
 #pragma unroll

@@ -1,13 +1,23 @@
-// What happens to rows between linears: embedding, addition and RMSNorm, quantisation, and the end of Qkv.
+// What happens to rows between linears: embedding, addition and RMSNorm, quantisation, the end of Qkv, and copies of cache blocks.
 //
-// Bytes: a few kilobytes per row; these kernels wait, they do not stream.
+//   embed       residual[row][i] = table[token[row]][i] * scale
+//   norm        r' = r + delta (post-normed first);  out = r' / sqrt(mean(r'^2) + eps) * weight, as f32 and as int8 blocks
+//   quantise    d = max|x| / 127, q = rint(x / d) for every 32 values (cuda/common.cuh)
+//   finish_qkv  x + bias, normed per head, pairs turned by position * inv_freq; keys and values rounded to f16 into the cache
+//   copy_blocks cache[to] = cache[from]
+//
+// Shapes: rows are [row][cols] f32; int8 blocks [row][block][32] with 16 bytes of scales each; the cache as in KilnFinishQkvParams.
+// Requires: launches as said at each kernel; sums have one order for every number of threads (cuda/norm.cuh).
+// Bytes: embed reads one row's blocks of the table; norm 16 per element and 1.5 for the int8 blocks; finish_qkv 8 per query element, 6 per
+// key and value; copy_blocks twice a cache block. These kernels wait, they do not stream.
+// Source: RMSNorm, Zhang and Sennrich 2019; RoPE, Su et al. 2021, in both pairings.
 
 #include "blocks.cuh"
 #include "norm.cuh"
 
 using namespace kiln;
 
-// residual[row][i] = table[token[row]][i] * scale. Grid: rows; the table's row is gathered from its tile.
+// Grid: rows; the table's row is gathered from its tile.
 extern "C" __global__ void __launch_bounds__(256) kiln_embed(const __grid_constant__ KilnEmbedParams p) {
     const unsigned row = blockIdx.x;
     if (row >= p.step->num_rows) return;
@@ -18,7 +28,9 @@ extern "C" __global__ void __launch_bounds__(256) kiln_embed(const __grid_consta
     dispatch_format(p.table.format, [&](auto format) {
         constexpr int F = decltype(format)::value;
         for (unsigned block = threadIdx.x; block < p.table.blocks; block += blockDim.x) {
-            const StoredBlock<F> s = load_block<F>(p.table, tile, block, lane);
+            StoredBlock<F> stored[1];
+            BlockCursor<F>(p.table, tile, block, lane).load(stored);
+            const StoredBlock<F> &s = stored[0];
             unsigned words[8];
             if constexpr (!Format<F>::is_float) unpack_words<F>(s, words);
 #pragma unroll
@@ -38,9 +50,10 @@ extern "C" __global__ void __launch_bounds__(256) kiln_embed(const __grid_consta
     });
 }
 
-// residual_out = residual_in + delta; out = rmsnorm(residual_out) * norm as f32 and as int8. Grid: rows; 256 threads.
+// Grid: rows; 256 threads.
 extern "C" __global__ void __launch_bounds__(KILN_NORM_THREADS) kiln_norm(const __grid_constant__ KilnNormParams p) {
     __shared__ float sums[NORM_WARPS];
+    wait_for_predecessor();
     const unsigned out_row = blockIdx.x;
     if (out_row >= row_count(p.step, p.logit_rows != nullptr)) return;
     const unsigned row = p.logit_rows ? p.logit_rows[out_row] : out_row;
@@ -59,6 +72,7 @@ extern "C" __global__ void __launch_bounds__(KILN_NORM_THREADS) kiln_norm(const 
 
 // Int8 blocks of rows that the host wrote. Grid: rows.
 extern "C" __global__ void __launch_bounds__(256) kiln_quantise(const __grid_constant__ KilnQuantiseParams p) {
+    wait_for_predecessor();
     const unsigned row = blockIdx.x;
     for (unsigned block = warp_id(); block < p.rows.blocks; block += blockDim.x / 32) {
         const unsigned i = block * KILN_BLOCK + lane_id();
@@ -69,6 +83,7 @@ extern "C" __global__ void __launch_bounds__(256) kiln_quantise(const __grid_con
 // Bias, per-head norm and RoPE, one warp per head; keys and values are rounded to f16 into the cache. Grid: rows; 128 threads.
 extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_constant__ KilnFinishQkvParams p) {
     __shared__ float heads[4][KILN_HEAD_DIM_MAX];
+    wait_for_predecessor();
     const unsigned row = blockIdx.x;
     if (row >= p.step->num_rows) return;
     const KilnRow info = p.rows[row];

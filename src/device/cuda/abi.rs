@@ -336,13 +336,17 @@ const _: () = {
 pub struct KilnFusedParams {
     pub linear: KilnLinearParams,
     pub norm: KilnNormParams,
+    pub tiles: kiln_u32,
+    pub pad: kiln_u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnFusedParams"][::std::mem::size_of::<KilnFusedParams>() - 496usize];
+    ["Size of KilnFusedParams"][::std::mem::size_of::<KilnFusedParams>() - 504usize];
     ["Alignment of KilnFusedParams"][::std::mem::align_of::<KilnFusedParams>() - 8usize];
     ["Offset of field: KilnFusedParams::linear"][::std::mem::offset_of!(KilnFusedParams, linear) - 0usize];
     ["Offset of field: KilnFusedParams::norm"][::std::mem::offset_of!(KilnFusedParams, norm) - 400usize];
+    ["Offset of field: KilnFusedParams::tiles"][::std::mem::offset_of!(KilnFusedParams, tiles) - 496usize];
+    ["Offset of field: KilnFusedParams::pad"][::std::mem::offset_of!(KilnFusedParams, pad) - 500usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -29,16 +29,6 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above; the driver locks for itself.
 unsafe impl Sync for Gpu {}
 
-/// A launch call of the driver.
-type LaunchCall = unsafe fn(
-    sys::CUfunction,
-    (u32, u32, u32),
-    (u32, u32, u32),
-    u32,
-    sys::CUstream,
-    &mut [*mut c_void],
-) -> Result<(), cudarc::driver::DriverError>;
-
 /// Maps a driver error to the operation that failed.
 fn failed(operation: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> DeviceError {
     move |error| {
@@ -180,7 +170,14 @@ impl Gpu {
         shared_bytes: u32,
         params: &P,
     ) -> Result<(), DeviceError> {
-        self.launch_by(result::launch_kernel, kernel, grid, threads, shared_bytes, params)
+        let attribute = match kernel.start {
+            Start::Early if self.capability.0 >= 9 => Some(launch_attribute(
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            )),
+            _ => None,
+        };
+        self.launch_by(attribute, kernel, grid, threads, shared_bytes, params)
     }
 
     /// Like `launch`, with all CTAs on the device at once, so that they may wait for each other.
@@ -191,11 +188,20 @@ impl Gpu {
         threads: u32,
         params: &P,
     ) -> Result<(), DeviceError> {
-        self.launch_by(result::launch_cooperative_kernel, kernel, grid, threads, kernel.shared_bytes, params)
+        let attribute = launch_attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            sys::CUlaunchAttributeValue { cooperative: 1 },
+        );
+        self.launch_by(Some(attribute), kernel, grid, threads, kernel.shared_bytes, params)
     }
 
     /// CTAs of `kernel` that the device holds at once.
     pub fn resident_ctas(&self, kernel: &Kernel, threads: u32) -> Result<u32, DeviceError> {
+        self.resident_ctas_with(kernel, threads, kernel.shared_bytes)
+    }
+
+    /// Like `resident_ctas`, with dynamic shared memory of up to what the kernel was resolved with.
+    pub fn resident_ctas_with(&self, kernel: &Kernel, threads: u32, shared_bytes: u32) -> Result<u32, DeviceError> {
         let mut per_sm = 0;
         // SAFETY: the function is of a loaded module.
         unsafe {
@@ -203,7 +209,7 @@ impl Gpu {
                 &mut per_sm,
                 kernel.function,
                 threads as i32,
-                kernel.shared_bytes as usize,
+                shared_bytes as usize,
             )
         }
         .result()
@@ -213,7 +219,7 @@ impl Gpu {
 
     fn launch_by<P: Copy>(
         &self,
-        call: LaunchCall,
+        attribute: Option<sys::CUlaunchAttribute>,
         kernel: &Kernel,
         grid: [u32; 3],
         threads: u32,
@@ -224,9 +230,23 @@ impl Gpu {
             return Ok(());
         }
         let mut arguments = [std::ptr::from_ref(params) as *mut c_void];
+        let mut attributes = attribute;
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream,
+            numAttrs: attributes.iter().len() as u32,
+            attrs: attributes.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut),
+        };
         // SAFETY: the kernel takes one struct of type `P` (a test compares sizes), which the driver copies before it returns; the
         // addresses in it are of buffers that the device owns until the stream is idle.
-        unsafe { call(kernel.function, grid.into(), (threads, 1, 1), shared_bytes, self.stream, &mut arguments) }
+        unsafe { sys::cuLaunchKernelEx(&config, kernel.function, arguments.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
             .map_err(failed(kernel.name))
     }
 }
@@ -492,7 +512,7 @@ impl Module {
             unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) }
                 .map_err(failed(name))?;
         }
-        Ok(Kernel { name, function, shared_bytes })
+        Ok(Kernel { name, function, shared_bytes, start: Start::AfterPredecessor })
     }
 }
 
@@ -510,6 +530,26 @@ pub struct Kernel {
     pub name: &'static str,
     function: sys::CUfunction,
     shared_bytes: u32,
+    start: Start,
+}
+
+/// When a kernel may start.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    AfterPredecessor,
+    /// While the kernel in front runs, on GPUs that can: it waits by itself (`wait_for_predecessor` of cuda/common.cuh).
+    Early,
+}
+
+impl Kernel {
+    /// A kernel that waits for its predecessor by itself.
+    pub fn early(self) -> Kernel {
+        Kernel { start: Start::Early, ..self }
+    }
+}
+
+fn launch_attribute(id: sys::CUlaunchAttributeID, value: sys::CUlaunchAttributeValue) -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
 // SAFETY: as for `Gpu`.

@@ -16,7 +16,7 @@ pub const SMALL_ROWS: [u32; 4] = [1, 2, 4, 8];
 pub const LARGE_ROWS: u32 = 64;
 pub const LARGE_THREADS: u32 = 128;
 /// `sizeof(LargeShared)`: three stages of two tiles and the rows of four blocks.
-const LARGE_SHARED_BYTES: u32 = 3 * (2 * 4 * (1024 + 64) + 4 * LARGE_ROWS * (48 + 16));
+const LARGE_SHARED_BYTES: u32 = 3 * (2 * 4 * (1024 + 64) + 4 * (LARGE_ROWS * (48 + 16) + 32));
 
 /// Dynamic shared memory that the fused kernel may use beside its static one, on every architecture.
 pub const FUSED_SHARED_BYTES_MAX: u32 = 88 << 10;
@@ -53,28 +53,28 @@ impl Kernels {
         let attend = load(fatbin!("attend"))?;
         Ok(Kernels {
             embed: rows.kernel("kiln_embed", 0)?,
-            norm: rows.kernel("kiln_norm", 0)?,
-            quantise: rows.kernel("kiln_quantise", 0)?,
-            finish_qkv: rows.kernel("kiln_finish_qkv", 0)?,
+            norm: rows.kernel("kiln_norm", 0)?.early(),
+            quantise: rows.kernel("kiln_quantise", 0)?.early(),
+            finish_qkv: rows.kernel("kiln_finish_qkv", 0)?.early(),
             copy_blocks: rows.kernel("kiln_copy_blocks", 0)?,
             repack: repack.kernel("kiln_repack", 0)?,
             linear_small: [
-                small.kernel("kiln_linear_small_1", 0)?,
-                small.kernel("kiln_linear_small_2", 0)?,
-                small.kernel("kiln_linear_small_4", 0)?,
-                small.kernel("kiln_linear_small_8", 0)?,
+                small.kernel("kiln_linear_small_1", 0)?.early(),
+                small.kernel("kiln_linear_small_2", 0)?.early(),
+                small.kernel("kiln_linear_small_4", 0)?.early(),
+                small.kernel("kiln_linear_small_8", 0)?.early(),
             ],
             linear_fused: [
-                small.kernel("kiln_linear_fused_1", FUSED_SHARED_BYTES_MAX)?,
-                small.kernel("kiln_linear_fused_2", FUSED_SHARED_BYTES_MAX)?,
+                small.kernel("kiln_linear_fused_1", FUSED_SHARED_BYTES_MAX)?.early(),
+                small.kernel("kiln_linear_fused_2", FUSED_SHARED_BYTES_MAX)?.early(),
             ],
-            linear_large: large.kernel("kiln_linear_large", LARGE_SHARED_BYTES)?,
+            linear_large: large.kernel("kiln_linear_large", LARGE_SHARED_BYTES)?.early(),
             attend: [
-                attend.kernel("kiln_attend_32", attend_shared_bytes(32))?,
-                attend.kernel("kiln_attend_64", attend_shared_bytes(64))?,
-                attend.kernel("kiln_attend_96", attend_shared_bytes(96))?,
-                attend.kernel("kiln_attend_128", attend_shared_bytes(128))?,
-                attend.kernel("kiln_attend_256", attend_shared_bytes(256))?,
+                attend.kernel("kiln_attend_32", attend_shared_bytes(32))?.early(),
+                attend.kernel("kiln_attend_64", attend_shared_bytes(64))?.early(),
+                attend.kernel("kiln_attend_96", attend_shared_bytes(96))?.early(),
+                attend.kernel("kiln_attend_128", attend_shared_bytes(128))?.early(),
+                attend.kernel("kiln_attend_256", attend_shared_bytes(256))?.early(),
             ],
             _modules: vec![rows, repack, small, large, attend],
         })
@@ -85,7 +85,7 @@ impl Kernels {
 fn attend_shared_bytes(head_dim: u32) -> u32 {
     let (pairs, warps) = (KILN_ATTEND_PAIRS, KILN_ATTEND_THREADS / 32);
     let queries = 2 * pairs * (head_dim + if head_dim.is_multiple_of(64) { 32 } else { 0 }) * 2;
-    let weights = (2 * pairs * (KILN_ATTEND_SEGMENT + 8) * 2).max(pairs * head_dim * 4);
+    let weights = (2 * pairs * (KILN_ATTEND_SEGMENT + 8) * 2).max(pairs * (head_dim + 8) * 4);
     let values = warps * 2 * 32 * (((head_dim / warps / 8) | 1) * 8) * 2;
     let extremes = 2 * warps * pairs * 4;
     queries + weights + values + extremes + 16
@@ -149,6 +149,30 @@ mod tests {
             }
         }
         assert_eq!(compared, 2 * 20, "two architectures of every kernel");
+    }
+
+    /// Kernels that may start while their predecessor runs touch no memory before they wait for it, in straight code. Each CTA waits, so
+    /// that a kernel's end implies its predecessor's.
+    #[test]
+    fn kernels_that_start_early_wait_before_they_touch_memory() {
+        let mut waiting = 0;
+        for (image, ptx) in ptx_of_all() {
+            for entry in ptx.split(".entry ").skip(1) {
+                let name = entry.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+                let Some((before, _)) = entry.split_once("griddepcontrol.wait;") else { continue };
+                waiting += 1;
+                let code = || before.lines().map(str::trim);
+                let touches = |line: &&str| {
+                    ["ld", "st", "atom", "red", "cp"].iter().any(|op| line.contains(&format!("{op}.")))
+                        && !line.contains("ld.param")
+                        && !line.starts_with('.')
+                };
+                assert_eq!(code().find(touches), None, "{name} of {image}, before it waits");
+                let leaves = |line: &&str| line.contains("ret;") || line.contains("exit;");
+                assert_eq!(code().find(leaves), None, "{name} of {image}: a CTA that ends without waiting");
+            }
+        }
+        assert_eq!(waiting, 3 + 4 + 2 + 1 + 5, "the kernels that `Kernels::load` calls early");
     }
 
     /// ptxas may fuse a multiplication and an addition that carry no rounding modifier, and then bits would depend on it.

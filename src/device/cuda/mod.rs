@@ -195,17 +195,11 @@ impl CudaDevice {
     fn launch_linear(&self, linear: &PlannedLinear, rows: u32) -> Result<(), DeviceError> {
         let (gpu, kernels, p) = (&self.gpu, &self.kernels, &linear.params.linear);
         let gated = matches!(p.epilogue, KILN_GATED_SILU | KILN_GATED_GELU);
-        let tiles: u32 = match gated {
-            true => p.matrices[0].tiles,
-            false => p.matrices[..p.num_matrices as usize].iter().map(|m| m.tiles).sum(),
-        };
-        let blocks = p.matrices[0].blocks;
-        let segment = blocks.div_ceil(KILN_SEGMENTS_MAX).max(KILN_SEGMENT_BLOCKS_MIN);
-        let threads = 32 * blocks.div_ceil(segment);
-        match (rows, linear.fused_shared_bytes) {
-            (1..=2, Some((per_row, once))) => {
-                let kernel = &kernels.linear_fused[rows as usize - 1];
-                gpu.launch_with(kernel, [tiles, 1, 1], threads, rows * per_row + once, &linear.params)?;
+        let (tiles, threads) = (linear.tiles, linear.threads);
+        match (rows, linear.fused) {
+            (1..=2, Some(fused)) => {
+                let (kernel, fused) = (&kernels.linear_fused[rows as usize - 1], fused[rows as usize - 1]);
+                gpu.launch_with(kernel, [fused.ctas, 1, 1], threads, fused.shared_bytes, &linear.params)?;
             }
             _ => {
                 if linear.params.norm.norm != 0 {

@@ -23,16 +23,29 @@ pub enum Launch {
     QuantiseAttended(KilnQuantiseParams),
 }
 
-/// A linear and what belongs to it. For one or two rows it is one launch where [`PlannedLinear::fused_shared_bytes`] allows; for more, its
-/// norm is a launch of its own in front.
+/// A linear and what belongs to it. For one or two rows it is one launch where there is a [`PlannedLinear::fused`]; for more, its norm is a
+/// launch of its own in front.
 #[derive(Clone, Debug)]
 pub struct PlannedLinear {
     /// `params.norm.norm` is 0 if the input rows are there already.
     pub params: KilnFusedParams,
     /// Where the epilogue cannot do it: bias, norms and RoPE of Q, K and V.
     pub finish: Option<KilnFinishQkvParams>,
-    /// Dynamic shared memory per row of the fused kernel, and once; `None` if a matrix holds floats.
-    pub fused_shared_bytes: Option<(u32, u32)>,
+    /// The fused kernel for one row and for two; `None` if a matrix holds floats, or if the rows do not fit.
+    pub fused: Option<[FusedLaunch; 2]>,
+    /// Of all matrices; pairs of them if gated.
+    pub tiles: u32,
+    /// Of a matrix-vector kernel: a warp per segment.
+    pub threads: u32,
+}
+
+/// How a fused kernel is launched.
+#[derive(Clone, Copy, Debug)]
+pub struct FusedLaunch {
+    /// As many as the device holds at once, at most one per tile: each makes its input once.
+    pub ctas: u32,
+    /// Dynamic.
+    pub shared_bytes: u32,
 }
 
 /// Everything that a step works in; allocated once, cleared once.
@@ -107,6 +120,8 @@ impl Plan {
         let mut work = workspace(gpu, program, limits, &layout)?;
         weights.upload(gpu, kernels, source)?;
         let mut builder = Builder {
+            gpu,
+            kernels,
             program,
             limits,
             weights: &weights,
@@ -118,7 +133,7 @@ impl Plan {
             work: &work,
             residual: 0,
         };
-        let launches = builder.launches();
+        let launches = builder.launches()?;
         work.residual_last = builder.residual;
         Ok(Plan { launches, weights, work, kv, inputs, layout })
     }
@@ -323,6 +338,8 @@ const NO_QKV: KilnFinishQkvParams = KilnFinishQkvParams {
 };
 
 struct Builder<'a> {
+    gpu: &'a Arc<Gpu>,
+    kernels: &'a Kernels,
     program: &'a Program,
     limits: &'a Limits,
     weights: &'a Weights,
@@ -350,7 +367,7 @@ impl Builder<'_> {
         self.inputs.address() + offset
     }
 
-    fn launches(&mut self) -> Vec<Launch> {
+    fn launches(&mut self) -> Result<Vec<Launch>, DeviceError> {
         let mut launches = Vec::new();
         for op in &self.program.ops {
             match op {
@@ -364,13 +381,13 @@ impl Builder<'_> {
                     scale: op.scale,
                 })),
                 StageOp::Attend(op) => self.attend(op, &mut launches),
-                StageOp::Linear(op) => self.linear(op, &mut launches),
+                StageOp::Linear(op) => launches.push(Launch::Linear(Box::new(self.linear(op)?))),
             }
         }
-        launches
+        Ok(launches)
     }
 
-    fn linear(&mut self, op: &LinearOp, launches: &mut Vec<Launch>) {
+    fn linear(&mut self, op: &LinearOp) -> Result<PlannedLinear, DeviceError> {
         let of_logits = matches!(op.epilogue, Epilogue::Logits);
         let mut norm = NO_NORM;
         let input = match &op.prologue {
@@ -435,14 +452,38 @@ impl Builder<'_> {
             gated: with_cols(self.work.gated, op.rows() / 2),
             qkv,
         };
+        let tiles = match &op.epilogue {
+            Epilogue::Gated(_) => matrices[0].tiles,
+            _ => matrices[..op.weights.len()].iter().map(|matrix| matrix.tiles).sum(),
+        };
+        let segment = input.blocks.div_ceil(KILN_SEGMENTS_MAX).max(KILN_SEGMENT_BLOCKS_MIN);
+        let threads = 32 * input.blocks.div_ceil(segment);
         let integers = op.weights.iter().all(|matrix| matrix.dtype.is_quantised());
-        let per_row = input.blocks * (KILN_BLOCK + size_of::<KilnActivationScale>() as u32);
-        let once = if norm.norm == 0 { 0 } else { input.blocks * KILN_BLOCK * 4 };
-        launches.push(Launch::Linear(Box::new(PlannedLinear {
-            params: KilnFusedParams { linear, norm },
-            finish,
-            fused_shared_bytes: (integers && 2 * per_row + once <= FUSED_SHARED_BYTES_MAX).then_some((per_row, once)),
-        })));
+        let fused = if integers { self.fused(input.blocks, norm.norm != 0, tiles, threads)? } else { None };
+        let params = KilnFusedParams { linear, norm, tiles, pad: 0 };
+        Ok(PlannedLinear { params, finish, fused, tiles, threads })
+    }
+
+    /// The fused kernel's launches for rows of that many blocks.
+    fn fused(
+        &self,
+        blocks: u32,
+        has_norm: bool,
+        tiles: u32,
+        threads: u32,
+    ) -> Result<Option<[FusedLaunch; 2]>, DeviceError> {
+        let per_row = blocks * (KILN_BLOCK + size_of::<KilnActivationScale>() as u32);
+        let once = if has_norm { blocks * KILN_BLOCK * 4 } else { 0 };
+        if 2 * per_row + once > FUSED_SHARED_BYTES_MAX {
+            return Ok(None);
+        }
+        let launch = |rows: u32| {
+            let shared_bytes = rows * per_row + once;
+            let kernel = &self.kernels.linear_fused[rows as usize - 1];
+            let resident = self.gpu.resident_ctas_with(kernel, threads, shared_bytes)?;
+            Ok::<_, DeviceError>(FusedLaunch { ctas: tiles.min(resident), shared_bytes })
+        };
+        Ok(Some([launch(1)?, launch(2)?]))
     }
 
     fn finish_qkv(&self, layer: u32, e: &QkvEpilogue) -> KilnFinishQkvParams {
