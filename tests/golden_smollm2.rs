@@ -14,7 +14,7 @@
 
 mod common;
 
-use common::{Tested, argmax, log_softmax, rows_of};
+use common::{Tested, argmax, log_softmax, rows_of, simulated};
 use kiln::device::reference::Mode;
 use kiln::device::{Batch, BatchSeq, Checkpoint, Choice, Device, InputToken, SampleRow, SlotStart};
 use kiln::ids::{BlockId, SlotId, TokenId};
@@ -26,6 +26,9 @@ const GAP_MIN: f64 = 0.05;
 /// Mean distance of log-probabilities in exact arithmetic. llama.cpp's own f32 runs differ by 0.0004 (f16 or f32 cache) to
 /// 0.0006 (flash attention or not).
 const EXACT_MEAN_MAX: f64 = 0.001;
+
+/// More than any answer has.
+const STEPS_ALL: usize = usize::MAX;
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -168,9 +171,17 @@ fn greedy() -> SampleRow {
     }
 }
 
-/// Checks an int8 device on `count` prompts.
-fn check_int8(tested: &Tested, count: usize) {
-    let (file, goldens, exact) = (common::smollm2(), &goldens()[..count], &exact()[..count]);
+/// Checks an int8 device on the first `steps` steps of `count` prompts; on the first `free` prompts it also runs free.
+fn check_int8(tested: &Tested, count: usize, steps: usize, free: usize) {
+    let (file, mut goldens, mut exact) = (common::smollm2(), goldens(), exact());
+    goldens.truncate(count);
+    exact.truncate(count);
+    for (golden, exact) in goldens.iter_mut().zip(&mut exact) {
+        golden.output_ids.truncate(steps);
+        golden.steps.truncate(steps);
+        exact.truncate(steps);
+    }
+    let (goldens, exact) = (&goldens[..], &exact[..]);
     let mut ready = ready(tested, &file);
     let forced = teacher_forced(&mut ready, goldens);
     let llama_cpp: Vec<Vec<Step>> = goldens
@@ -183,18 +194,31 @@ fn check_int8(tested: &Tested, count: usize) {
     println!("llama.cpp from exact: {theirs:?}");
     println!("{} from llama.cpp: {:?}", tested.name, Distance::of(&forced, &greedy));
     assert!(ours.is_at_most(&theirs), "{}: {ours:?}, llama.cpp {theirs:?}", tested.name);
-    free_running_equals(&mut ready, goldens, &forced);
+    free_running_equals(&mut ready, &goldens[..free], &forced[..free]);
+}
+
+/// Steps are slow on the simulated GPU, so one prompt, or as many as `KILN_TEST_PROMPTS` says.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_is_as_near_to_the_exact_model_as_llama_cpp() {
+    if simulated::is_child() {
+        let prompts = std::env::var("KILN_TEST_PROMPTS").map_or(1, |prompts| prompts.parse().unwrap());
+        return check_int8(&common::cuda(), prompts, 16, prompts / 10);
+    }
+    // The stage tests run the same kernels with every checker on.
+    let settings = [("KILN_SIM_CHECKS", "none")];
+    println!("{}", simulated::rerun_with("cuda_is_as_near_to_the_exact_model_as_llama_cpp", &settings));
 }
 
 #[test]
 fn cpu_is_as_near_to_the_exact_model_as_llama_cpp() {
-    check_int8(&common::cpus()[0], 30);
+    check_int8(&common::cpus()[0], 30, STEPS_ALL, 30);
 }
 
 /// Slow, so a few prompts.
 #[test]
 fn int8_reference_is_as_near_to_the_exact_model_as_llama_cpp() {
-    check_int8(&common::reference(Mode::Int8), 4);
+    check_int8(&common::reference(Mode::Int8), 4, STEPS_ALL, 4);
 }
 
 #[test]

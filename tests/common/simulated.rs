@@ -51,10 +51,65 @@ fn library() -> PathBuf {
     library
 }
 
-/// Tests of this binary that also run on the simulated GPU, under their own names in a module of that name. Compute capabilities 8.0 and
-/// 9.0, different schedules, perturbed approximations, and both ways in which tensor cores may round.
+/// Which cases of a test a child runs: `INDEX/NUMBER`, every NUMBER-th from INDEX on.
+const SHARE: &str = "KILN_TEST_SHARE";
+
+/// Whether it is this child's turn to run case `index`; everywhere else all are run.
+pub fn has_share(index: usize) -> bool {
+    let Ok(share) = std::env::var(SHARE) else { return true };
+    let (first, number): (usize, usize) =
+        share.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?))).unwrap();
+    index % number == first
+}
+
+/// Runs the cases of the test `name` for compute capabilities 8.0 and 9.0 under five schedules, with approximations as exact as can be and
+/// perturbed, and with both ways in which tensor cores may round. Each case has one of the five schedules per compute capability, and
+/// with `KILN_TEST_MATRIX=full` all of them, under every arithmetic. Tensor cores must have been used if `matrices` says so.
+pub fn rerun_cases(name: &str, matrices: &[&str]) {
+    const ARITHMETIC: [&str; 3] = ["perturb,truncate", "perturb", ""];
+    let is_full = std::env::var("KILN_TEST_MATRIX").is_ok_and(|matrix| matrix == "full");
+    let report = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let report_path = report.path().to_str().unwrap();
+    let mut multiply_adds = 0;
+    for (turn, capability) in ["8.0", "9.0"].into_iter().enumerate() {
+        for seed in 0..5usize {
+            let arithmetic = if is_full { &ARITHMETIC[..] } else { &ARITHMETIC[(seed + turn) % 3..][..1] };
+            for arithmetic in arithmetic {
+                let (share, seed) = (format!("{}/5", (seed + 2 * turn) % 5), (seed + 1).to_string());
+                let mut settings =
+                    vec![("KILN_SIM_CC", capability), ("KILN_SIM_SEED", &seed), ("KILN_SIM_REPORT", report_path)];
+                settings.extend((!arithmetic.is_empty()).then_some(("KILN_SIM_ARITHMETIC", *arithmetic)));
+                settings.extend((!is_full).then_some((SHARE, share.as_str())));
+                rerun_with(name, &settings);
+                multiply_adds += multiply_adds_in(report.path(), matrices);
+            }
+        }
+    }
+    assert!(matrices.is_empty() || multiply_adds > 0, "{name}: no tensor core was used for {matrices:?}");
+}
+
+/// Multiply-adds of matrix instructions of the types that `counters` name, over all launches of a report.
+fn multiply_adds_in(report: &Path, counters: &[&str]) -> u64 {
+    let text = std::fs::read_to_string(report).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.map(|line| counters.iter().filter_map(|name| line["counters"][name].as_u64()).sum::<u64>()).sum()
+}
+
+/// Tests of this binary that also run on the simulated GPU, under their own names in a module of that name; `cases` are tests whose cases
+/// are spread over many settings, with the counters of tensor cores that must not stay zero.
 #[allow(unused_macros)]
 macro_rules! on_the_simulated_gpu {
+    (cases: $($test:ident $([$($counter:literal)*])?)*) => {
+        #[cfg(feature = "cuda")]
+        mod on_the_simulated_gpu {
+            $(
+                #[test]
+                fn $test() {
+                    crate::common::simulated::rerun_cases(stringify!($test), &[$($($counter),*)?]);
+                }
+            )*
+        }
+    };
     ($($test:ident)*) => {
         #[cfg(feature = "cuda")]
         mod on_the_simulated_gpu {

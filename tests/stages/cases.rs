@@ -1,5 +1,7 @@
 //! One case struct per operation.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use kiln::device::{Batch, Checkpoint};
 use kiln::model::{
     Activation, AttendOp, DeltaInput, EmbedOp, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing,
@@ -7,6 +9,7 @@ use kiln::model::{
 };
 use kiln::weights::DType;
 
+use crate::common::simulated;
 use crate::common::synthetic::{Rng, Tensors, rope_table};
 use crate::harness::{Case, Tolerance, ragged};
 
@@ -32,7 +35,7 @@ pub struct EmbedCase {
 
 impl EmbedCase {
     pub fn check(&self) {
-        let mut build = Build::new(self.rows, self.vocab_size);
+        let Some(mut build) = Build::new(self.rows, self.vocab_size) else { return };
         let table = build.tensors.matrix(&mut build.rng, "table", self.dtype, self.vocab_size, self.hidden_size);
         let op = StageOp::Embed(EmbedOp { table, scale: self.scale });
         build.poison(Checkpoint::Residual, self.hidden_size);
@@ -53,7 +56,7 @@ pub struct DeltaCase {
 
 impl DeltaCase {
     pub fn check(&self) {
-        let mut build = Build::new(self.rows, 1);
+        let Some(mut build) = Build::new(self.rows, 1) else { return };
         let weights = vec![build.tensors.matrix(&mut build.rng, "w", self.dtype, self.out, self.cols)];
         let (prologue, input) = match self.stage {
             Stage::OutProj => (Prologue::AttendOutput, Checkpoint::AttendOutput),
@@ -109,7 +112,7 @@ impl Default for QkvCase {
 
 impl QkvCase {
     pub fn check(&self) {
-        let mut build = Build::new(self.rows, 1);
+        let Some(mut build) = Build::new(self.rows, 1) else { return };
         let prologue = build.add_norm(self.hidden_size, self.post);
         let (q, kv) = (self.heads.0 * self.head_dim, self.heads.1 * self.head_dim);
         let (tensors, rng) = (&mut build.tensors, &mut build.rng);
@@ -159,7 +162,7 @@ pub struct AttendCase {
 
 impl AttendCase {
     pub fn check(&self) {
-        let mut build = Build::new(self.rows, 1);
+        let Some(mut build) = Build::new(self.rows, 1) else { return };
         let q = self.heads.0 * self.head_dim;
         let row_len = (self.heads.1 * self.head_dim) as usize;
         build.random(Checkpoint::Query, self.rows * q, 2.0);
@@ -216,7 +219,7 @@ impl Default for GateUpCase {
 
 impl GateUpCase {
     pub fn check(&self) {
-        let mut build = Build::new(self.rows, 1);
+        let Some(mut build) = Build::new(self.rows, 1) else { return };
         let prologue = build.add_norm(self.hidden_size, self.post);
         let weights = [("gate", self.dtypes[0]), ("up", self.dtypes[1])].map(|(name, dtype)| {
             build.tensors.matrix(&mut build.rng, name, dtype, self.intermediate_size, self.hidden_size)
@@ -244,7 +247,7 @@ pub struct HeadCase {
 
 impl HeadCase {
     pub fn check(&self) {
-        let mut build = Build::new(self.rows, self.vocab_size);
+        let Some(mut build) = Build::new(self.rows, self.vocab_size) else { return };
         // All rows of the first sequence, the last of the others, none of the second.
         let first_rows = build.batch.seqs[0].tokens.len() as u32;
         build.batch.seqs[0].logit_rows = (0..first_rows).collect();
@@ -296,11 +299,16 @@ struct Build {
 }
 
 impl Build {
-    fn new(rows: u32, vocab_size: u32) -> Build {
+    /// Nothing if it is another process's turn.
+    fn new(rows: u32, vocab_size: u32) -> Option<Build> {
+        static CASES: AtomicUsize = AtomicUsize::new(0);
+        if !simulated::has_share(CASES.fetch_add(1, Ordering::Relaxed)) {
+            return None;
+        }
         let mut rng = Rng(u64::from(rows) << 32 | u64::from(vocab_size));
         let (batch, num_blocks) = ragged(&mut rng, rows, vocab_size);
         let tensors = Tensors::default();
-        Build { rng, tensors, batch, num_blocks, inputs: Vec::new(), outputs: Vec::new(), arena: None }
+        Some(Build { rng, tensors, batch, num_blocks, inputs: Vec::new(), outputs: Vec::new(), arena: None })
     }
 
     fn random(&mut self, checkpoint: Checkpoint, count: u32, amplitude: f32) {

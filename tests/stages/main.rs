@@ -175,16 +175,17 @@ fn head_gives_logits_of_the_rows_that_ask() {
 }
 
 common::simulated::on_the_simulated_gpu! {
+    cases:
     embed_gives_the_rows_of_its_tokens
-    out_proj_has_the_references_bits_in_every_format
-    down_has_the_references_bits_in_every_format
+    out_proj_has_the_references_bits_in_every_format ["multiply_adds_i8"]
+    down_has_the_references_bits_in_every_format ["multiply_adds_i8"]
     llama_3_8b_out_proj_and_down_have_the_references_bits
-    qkv_in_every_format
+    qkv_in_every_format ["multiply_adds_i8"]
     qkv_with_mixed_formats_biases_norms_and_pairings
     qkv_of_odd_heads
-    attend_over_ragged_batches_and_scattered_blocks
-    attend_of_odd_heads
-    gate_up_in_every_format
+    attend_over_ragged_batches_and_scattered_blocks ["multiply_adds_f16"]
+    attend_of_odd_heads ["multiply_adds_f16"]
+    gate_up_in_every_format ["multiply_adds_i8"]
     gate_up_of_mixed_formats_gelu_and_post_norm
     head_gives_logits_of_the_rows_that_ask
 }
