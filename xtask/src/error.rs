@@ -26,6 +26,12 @@ pub enum Error {
     Compare { subject: String, problem: String },
 
     #[error("{subject}: {problem}")]
+    Counters { subject: String, problem: String },
+
+    #[error("{}: no lines `<!-- {name}: begin -->` and `<!-- {name}: end -->` to write between", path.display())]
+    NoMarkers { path: PathBuf, name: String },
+
+    #[error("{subject}: {problem}")]
     Goldens { subject: String, problem: String },
 }
 

@@ -2,10 +2,12 @@
 
 mod bindings;
 mod compare;
+mod counters;
 mod cuda_tools;
 mod error;
 mod goldens;
 mod lint;
+mod markers;
 mod model;
 mod process;
 mod progress;
@@ -55,6 +57,8 @@ enum Task {
     },
     /// Measure kiln against llama.cpp on this machine's CPU: runs interleaved, same file, same threads.
     CompareCpu(compare::CompareArgs),
+    /// What the CUDA device's kernels do, counted on the simulated GPU and in their machine code, with the gate beside each number.
+    Counters(counters::CountersArgs),
     /// Make src/device/cuda/abi.rs from cuda/abi.h again.
     Bindings {
         /// Only check that it is up to date.
@@ -85,6 +89,7 @@ fn run(args: Args) -> Result<(), Error> {
         Task::Test { cargo_args } => test(&repo, &cargo_args),
         Task::Lint { rules_only } => lint::run(&repo, rules_only),
         Task::CompareCpu(args) => compare::run(&repo, &args),
+        Task::Counters(args) => counters::run(&repo, &args),
         Task::Bindings { check } => bindings::run(&repo, check),
         Task::PrintBindings => bindings::print(&repo),
         Task::Goldens(args) => goldens::run(&repo, &args),

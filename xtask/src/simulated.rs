@@ -4,13 +4,17 @@ use crate::error::Error;
 use crate::process;
 use crate::repo::Repo;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Builds the driver and returns `target/simcuda`, a folder of links to it for `LD_LIBRARY_PATH`. Not the build's own folder, which cargo puts on
 /// that path for everything it runs.
 pub fn library_folder(repo: &Repo) -> Result<PathBuf, Error> {
     process::run(process::cargo(repo).args(["build", "--release", "--package", "sim-driver"]))?;
-    let library = repo.root().join("target/release/libkiln_simcuda.so");
+    link(repo, &repo.root().join("target/release/libkiln_simcuda.so"))
+}
+
+/// Makes `target/simcuda` a folder of links to that library.
+pub fn link(repo: &Repo, library: &Path) -> Result<PathBuf, Error> {
     let folder = repo.root().join("target/simcuda");
     fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
     for name in ["libcuda.so", "libcuda.so.1"] {
@@ -18,7 +22,7 @@ pub fn library_folder(repo: &Repo) -> Result<PathBuf, Error> {
         if link.is_symlink() {
             fs::remove_file(&link).map_err(Error::io("replacing", &link))?;
         }
-        std::os::unix::fs::symlink(&library, &link).map_err(Error::io("linking", &link))?;
+        std::os::unix::fs::symlink(library, &link).map_err(Error::io("linking", &link))?;
     }
     Ok(folder)
 }

@@ -9,10 +9,10 @@ mod environment;
 mod table;
 
 use crate::error::Error;
-use crate::model;
 use crate::process;
 use crate::progress;
 use crate::repo::Repo;
+use crate::{markers, model};
 use bandwidth::ReadBandwidth;
 use clap::ValueEnum;
 use engines::{Kiln, Llama, Sample};
@@ -154,7 +154,7 @@ pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
     let markdown = report.to_markdown();
     println!("{markdown}");
     match &args.write {
-        Some(path) => table::replace_between_markers(&repo.root().join(path), &markdown),
+        Some(path) => markers::replace(&repo.root().join(path), "compare-cpu", &markdown),
         None => Ok(()),
     }
 }

@@ -2,14 +2,8 @@
 
 use super::engines::Sample;
 use super::{Format, Workload, environment};
-use crate::error::Error;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
-
-const BEGIN: &str = "<!-- compare-cpu: begin -->";
-const END: &str = "<!-- compare-cpu: end -->";
 
 /// What was measured right after each other.
 pub struct Round {
@@ -158,24 +152,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// Puts `text` between the two marker lines of the file; the rest stays as it is.
-pub fn replace_between_markers(path: &Path, text: &str) -> Result<(), Error> {
-    let before = fs::read_to_string(path).map_err(Error::io("reading", path))?;
-    let after = with_replaced(&before, text).ok_or_else(|| Error::Compare {
-        subject: path.display().to_string(),
-        problem: format!("no lines `{BEGIN}` and `{END}` to write between"),
-    })?;
-    let partial = path.with_extension("partial");
-    fs::write(&partial, after).map_err(Error::io("writing", &partial))?;
-    fs::rename(&partial, path).map_err(Error::io("replacing", path))
-}
-
-fn with_replaced(before: &str, text: &str) -> Option<String> {
-    let (head, rest) = before.split_once(BEGIN)?;
-    let (_, tail) = rest.split_once(END)?;
-    Some(format!("{head}{BEGIN}\n{}\n{END}{tail}", text.trim_end()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,15 +208,5 @@ mod tests {
     #[test]
     fn tensor_types_are_listed_by_count() {
         assert_eq!(measured(Format::Q4K, &[]).types_in_words(), "181 Q5_0, 61 F32, 30 Q4_K");
-    }
-
-    #[test]
-    fn only_the_text_between_the_markers_changes() {
-        let before = format!("# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n");
-        let after = with_replaced(&before, "| new |\n\n").unwrap();
-        assert_eq!(after, format!("# Title\n\n{BEGIN}\n| new |\n{END}\n\nMore.\n"));
-        assert_eq!(with_replaced(&after, "| new |"), Some(after.clone()), "writing twice changes nothing");
-        assert_eq!(with_replaced("# Title\n", "x"), None);
-        assert_eq!(with_replaced(&format!("{END}\n{BEGIN}\n"), "x"), None, "in the wrong order");
     }
 }
