@@ -168,6 +168,30 @@ fn bench_has_llama_benchs_keys() {
 }
 
 #[test]
+fn bench_measures_many_sequences_at_once() {
+    // Steps of 16 rows cut prompts of 12 in the middle, and 20 sequences into two decode steps.
+    let args = ["--parallel", "1,20", "-p", "12", "-n", "3", "-r", "2", "--ubatch-size", "16"];
+    let rows = json(with_model("bench", &[&args[..], &["-o", "json"]].concat()));
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["parallel"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(20)]);
+    for row in rows {
+        let parallel = row["parallel"].as_f64().unwrap();
+        assert_eq!(row["n_kv"].as_f64().unwrap(), 15.0 * parallel);
+        // Rates are means over the samples, of all sequences' tokens.
+        let samples =
+            |key: &str| row[key].as_array().unwrap().iter().map(|ns| ns.as_f64().unwrap()).collect::<Vec<_>>();
+        let (prefill, decode) = (samples("samples_pp_ns"), samples("samples_tg_ns"));
+        let both: Vec<f64> = prefill.iter().zip(&decode).map(|(pp, tg)| pp + tg).collect();
+        for (key, tokens, samples) in [("pp_ts", 12.0, prefill), ("tg_ts", 3.0, decode), ("total_ts", 15.0, both)] {
+            let mean = samples.iter().map(|ns| parallel * tokens * 1e9 / ns).sum::<f64>() / 2.0;
+            assert!((row[key].as_f64().unwrap() / mean - 1.0).abs() < 1e-9, "{key} of {row}");
+        }
+    }
+    refuses(with_model("bench", &["--parallel", "2", "-n", "0"]), &["nothing to test", "--parallel"]);
+    refuses(with_model("bench", &["--parallel", "0"]), &["--parallel"]);
+}
+
+#[test]
 fn mistakes_are_refused_with_the_numbers() {
     refuses(kiln(&["run", "-m", "no/such/model.gguf", "hi"]), &["no/such/model.gguf"]);
     refuses(with_model("run", &["--ctx-size", "16", &"word ".repeat(100)]), &["16", "--ctx-size"]);
