@@ -1,5 +1,5 @@
-//! The KV cache's bookkeeping: which block belongs to whom. Pure numbers; no device, no memory.
+//! The KV cache's bookkeeping: which block belongs to whom, and what it holds. Pure numbers; no device, no memory.
 
 mod block_manager;
 
-pub use block_manager::{BlockManager, BlockTable, KvError};
+pub use block_manager::{BlockManager, BlockTable, CopyOnWrite, KvError};
