@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 /// Bits of a, b and c, lowest first, to bits of d.
 type Model = Box<dyn Fn(&[bool], &[bool], &[bool]) -> Vec<bool>>;
+/// What happens to two bits.
+type OfTwo = fn(bool, bool) -> bool;
 
 /// One instruction: what it is without its operands, how wide they are (0: there is none), and its model.
 struct Case {
@@ -36,8 +38,7 @@ fn word(value: u64) -> Vec<bool> {
 
 fn logic_and_shifts(cases: &mut Vec<Case>) {
     for width in [16, 32, 64] {
-        let two: [(&str, fn(bool, bool) -> bool); 3] =
-            [("and", |a, b| a && b), ("or", |a, b| a || b), ("xor", |a, b| a != b)];
+        let two: [(&str, OfTwo); 3] = [("and", |a, b| a && b), ("or", |a, b| a || b), ("xor", |a, b| a != b)];
         for (name, f) in two {
             cases.push(case(&format!("{name}.b{width}"), [width, width, width, 0], move |a, b, _| {
                 a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect()
