@@ -1,5 +1,5 @@
 //! A request's seed fixes its output on one device: whatever runs beside it, in however many pieces its prompt is computed,
-//! whether it is preempted and computed again, and with a step in flight or none. Tokens are compared with their
+//! whether it is preempted and computed again or found in the cache, and with a step in flight or none. Tokens are compared with their
 //! log-probabilities' bits.
 #![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
@@ -74,9 +74,20 @@ fn request(i: u32) -> Request {
 }
 
 fn run(device: Box<dyn Device>, requests: impl IntoIterator<Item = u32>) -> (Vec<Output>, u64) {
-    let mut engine = Engine::new(device, MODEL.vocab_size, vec![TokenId(5)]);
-    let ids: Vec<SeqId> = requests.into_iter().map(|i| engine.add(request(i)).unwrap()).collect();
+    let mut engine = engine(device);
+    let (outputs, _) = generate(&mut engine, requests.into_iter().map(request));
+    (outputs, engine.preemptions())
+}
+
+fn engine(device: Box<dyn Device>) -> Engine {
+    Engine::new(device, MODEL.vocab_size, vec![TokenId(5)])
+}
+
+/// Outputs, and how many prompt tokens were in the cache already.
+fn generate(engine: &mut Engine, requests: impl IntoIterator<Item = Request>) -> (Vec<Output>, u32) {
+    let ids: Vec<SeqId> = requests.into_iter().map(|request| engine.add(request).unwrap()).collect();
     let (mut tokens, mut outputs) = (BTreeMap::<SeqId, Vec<Token>>::new(), BTreeMap::new());
+    let mut prompt_tokens_cached = 0;
     while !engine.is_idle() {
         for event in engine.step().unwrap() {
             match event {
@@ -84,14 +95,15 @@ fn run(device: Box<dyn Device>, requests: impl IntoIterator<Item = u32>) -> (Vec
                     let top = top.into_iter().map(|(id, logprob)| (id, logprob.to_bits())).collect();
                     tokens.entry(seq).or_default().push((id, logprob.map(f32::to_bits), top));
                 }
-                Event::Finished { seq, reason, .. } => {
+                Event::Finished { seq, reason, metrics } => {
+                    prompt_tokens_cached += metrics.prompt_tokens_cached;
                     outputs.insert(seq, (tokens.remove(&seq).unwrap_or_default(), reason));
                 }
                 Event::Failed { seq, error } => panic!("{seq}: {error}"),
             }
         }
     }
-    (ids.iter().map(|id| outputs.remove(id).unwrap()).collect(), engine.preemptions())
+    (ids.iter().map(|id| outputs.remove(id).unwrap()).collect(), prompt_tokens_cached)
 }
 
 fn check(name: &str, device: impl Fn(&Limits) -> Box<dyn Device>) {
@@ -114,6 +126,47 @@ fn seeds_fix_outputs_on_every_device() {
     let program = Program::of(&spec);
     for tested in common::devices() {
         check(&tested.name, |limits| tested.ready(&program, &tensors, limits));
+    }
+}
+
+/// The same requests again, and requests that go on after what was generated, find their starts in the cache.
+#[test]
+fn what_is_found_in_the_cache_changes_no_output() {
+    let (spec, tensors) = MODEL.build(3);
+    let program = Program::of(&spec);
+    for tested in common::devices() {
+        let fresh = |num_blocks| engine(tested.ready(&program, &tensors, &limits(num_blocks, 33)));
+        let first: Vec<Request> = (0..num_requests()).map(request).collect();
+        let alone = |requests: &[Request]| -> Vec<Output> {
+            requests.iter().flat_map(|request| generate(&mut fresh(8), [request.clone()]).0).collect()
+        };
+        let first_outputs = alone(&first);
+        let follow_ups: Vec<Request> = std::iter::zip(&first, &first_outputs)
+            .map(|(request, (output, _))| {
+                let generated = output.iter().map(|(id, ..)| *id);
+                let prompt_ids = request.prompt_ids.iter().copied().chain(generated).chain([TokenId(9)]).collect();
+                let params = SamplingParams { max_tokens: Some(12), logprobs: Some(2), ..request.params.clone() };
+                Request { prompt_ids, params, ..*request }
+            })
+            .collect();
+        let follow_up_outputs = alone(&follow_ups);
+        // Rows are computed up to a request's last prompt token, and up to but not with a generation's last.
+        let whole_blocks = |requests: &[Request], not_computed: usize| -> usize {
+            requests.iter().map(|request| (request.prompt_ids.len() - not_computed) / 16 * 16).sum()
+        };
+        // With room for everything, and so little that blocks are evicted and sequences preempted.
+        for num_blocks in [80, 8] {
+            let (name, mut engine) = (format!("{}, {num_blocks} blocks", tested.name), fresh(num_blocks));
+            assert_eq!(generate(&mut engine, first.clone()).0, first_outputs, "{name}");
+            let again = generate(&mut engine, first.clone());
+            assert_eq!(again.0, first_outputs, "{name}: again");
+            let followed = generate(&mut engine, follow_ups.clone());
+            assert_eq!(followed.0, follow_up_outputs, "{name}: after what was generated");
+            if num_blocks == 80 {
+                assert_eq!(again.1 as usize, whole_blocks(&first, 1), "{name}");
+                assert_eq!(followed.1 as usize, whole_blocks(&follow_ups, 2), "{name}: generated text is found");
+            }
+        }
     }
 }
 

@@ -8,12 +8,14 @@ use super::sequence::Sequence;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct SequenceMetrics {
     pub prompt_tokens: u32,
+    /// Those whose rows were in the cache already.
+    pub prompt_tokens_cached: u32,
     pub output_tokens: u32,
     /// From the request's arrival to its first token.
     pub time_to_first_token_ms: f64,
     /// Mean over the tokens after the first; 0 with fewer than two.
     pub time_per_output_token_ms: f64,
-    /// Prompt tokens over the time from submission to the first token.
+    /// Prompt tokens that were computed over the time from submission to the first token.
     pub prompt_tokens_per_s: f64,
     /// Output tokens after the first over their time.
     pub output_tokens_per_s: f64,
@@ -36,10 +38,14 @@ impl SequenceMetrics {
         let decoded = f64::from(output.saturating_sub(1));
         SequenceMetrics {
             prompt_tokens: prompt,
+            prompt_tokens_cached: seq.prompt_tokens_cached,
             output_tokens: output,
             time_to_first_token_ms: 1e3 * seconds(Some(times.added), times.first_token),
             time_per_output_token_ms: if decoded > 0.0 { 1e3 * decode_s / decoded } else { 0.0 },
-            prompt_tokens_per_s: rate(f64::from(prompt), seconds(times.first_submitted, times.first_token)),
+            prompt_tokens_per_s: rate(
+                f64::from(prompt - seq.prompt_tokens_cached),
+                seconds(times.first_submitted, times.first_token),
+            ),
             output_tokens_per_s: rate(decoded, decode_s),
             total_ms: 1e3 * seconds(Some(times.added), times.last_token),
             context_tokens_used: prompt + output,

@@ -55,10 +55,11 @@ pub enum Event {
     Failed { seq: SeqId, error: BadRow },
 }
 
-/// A step that was submitted and not collected: who waits for which sampled row.
+/// A step that was submitted and not collected: up to which position it computes whom, and who waits for which sampled row.
 #[derive(Debug)]
 struct InFlight {
     step: u64,
+    position_ends: Vec<(SeqId, u32)>,
     samples: Vec<SeqId>,
 }
 
@@ -70,6 +71,8 @@ pub struct Engine {
     end_ids: Vec<TokenId>,
     vocab_size: u32,
     next_seq: u32,
+    /// Sequences that had their last event.
+    num_ended: u32,
     /// The number of the last submitted step.
     step: u64,
     in_flight: VecDeque<InFlight>,
@@ -89,6 +92,7 @@ impl Engine {
             end_ids,
             vocab_size,
             next_seq: 0,
+            num_ended: 0,
             step: 0,
             in_flight: VecDeque::new(),
             events: Vec::new(),
@@ -120,7 +124,7 @@ impl Engine {
         let seq = Sequence::new(id, request, max_tokens);
         if max_tokens == 0 {
             let metrics = self.metrics_of(&seq);
-            self.events.push(Event::Finished { seq: id, reason: FinishReason::Length, metrics });
+            self.end(Event::Finished { seq: id, reason: FinishReason::Length, metrics });
         } else {
             self.scheduler.add(seq);
         }
@@ -165,12 +169,16 @@ impl Engine {
     /// # Errors
     /// The device failed. All sequences are gone, without further events, and the engine takes no more.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        let before = (self.step, self.in_flight.len());
         if let Err(error) = self.advance() {
             self.is_broken = true;
             self.in_flight.clear();
             self.events.clear();
             self.scheduler.clear();
             return Err(error);
+        }
+        if cfg!(debug_assertions) && !self.is_broken {
+            self.assert_consistent(before);
         }
         Ok(std::mem::take(&mut self.events))
     }
@@ -268,7 +276,7 @@ impl Engine {
 
     fn submit(&mut self, work: &[Work]) -> Result<(), EngineError> {
         let mut batch = Batch::default();
-        let (mut rows, mut waiters) = (Vec::new(), Vec::new());
+        let (mut rows, mut waiters, mut position_ends) = (Vec::new(), Vec::new(), Vec::new());
         for item in work {
             let Some(seq) = self.scheduler.running_mut(item.seq) else { continue };
             let Some(slot) = seq.slot else { continue };
@@ -285,6 +293,7 @@ impl Engine {
                 logit_rows: if item.samples { vec![item.rows - 1] } else { Vec::new() },
             });
             seq.submitted += item.rows;
+            position_ends.push((seq.id, seq.submitted));
             seq.last_step = self.step + 1;
             seq.times.first_submitted.get_or_insert_with(Instant::now);
             if item.samples {
@@ -297,7 +306,7 @@ impl Engine {
         self.device.submit(&batch)?;
         self.device.sample(&rows)?;
         self.step += 1;
-        self.in_flight.push_back(InFlight { step: self.step, samples: waiters });
+        self.in_flight.push_back(InFlight { step: self.step, position_ends, samples: waiters });
         Ok(())
     }
 
@@ -305,6 +314,9 @@ impl Engine {
         let Some(step) = self.in_flight.pop_front() else { return Ok(()) };
         let output = self.device.collect()?;
         assert_eq!(output.sampled.len(), step.samples.len(), "a device answers every sample row");
+        for (id, position_end) in step.position_ends {
+            self.scheduler.publish(id, position_end);
+        }
         self.scheduler.collected(step.step);
         for (id, sampled) in step.samples.into_iter().zip(output.sampled) {
             self.receive(id, sampled);
@@ -320,10 +332,11 @@ impl Engine {
             Ok(token) => token,
             Err(error) => {
                 self.scheduler.remove(id);
-                self.events.push(Event::Failed { seq: id, error });
+                self.end(Event::Failed { seq: id, error });
                 return;
             }
         };
+        debug_assert!(token.0 < self.vocab_size, "devices sample from the vocabulary");
         let now = Instant::now();
         seq.output_ids.push(token);
         seq.times.first_token.get_or_insert(now);
@@ -343,8 +356,22 @@ impl Engine {
     fn finish(&mut self, id: SeqId, reason: FinishReason) {
         if let Some(seq) = self.scheduler.remove(id) {
             let metrics = self.metrics_of(&seq);
-            self.events.push(Event::Finished { seq: id, reason, metrics });
+            self.end(Event::Finished { seq: id, reason, metrics });
         }
+    }
+
+    fn end(&mut self, event: Event) {
+        self.num_ended += 1;
+        self.events.push(event);
+    }
+
+    /// Asserts what must hold after every step; `before` it, so many steps were submitted and so many in flight.
+    fn assert_consistent(&self, before: (u64, usize)) {
+        self.scheduler.assert_consistent();
+        let num_open = self.next_seq - self.num_ended;
+        assert_eq!(self.scheduler.num_sequences(), num_open, "each sequence ends with one event");
+        let progressed = (self.step, self.in_flight.len()) != before || !self.events.is_empty();
+        assert!(progressed || self.is_idle(), "{num_open} sequences wait for nothing");
     }
 
     fn metrics_of(&self, seq: &Sequence) -> SequenceMetrics {

@@ -33,6 +33,7 @@ pub struct Scheduler {
     /// In order of admission: the last is the newest.
     running: Vec<Sequence>,
     blocks: BlockManager,
+    slots_max: u32,
     free_slots: Vec<SlotId>,
     retired: Vec<Retired>,
     /// The last step that was collected.
@@ -48,6 +49,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             blocks,
+            slots_max,
             free_slots: (0..slots_max).rev().map(SlotId).collect(),
             retired: Vec::new(),
             collected_step: 0,
@@ -59,6 +61,11 @@ impl Scheduler {
 
     pub fn add(&mut self, seq: Sequence) {
         self.waiting.push_back(seq);
+    }
+
+    /// Sequences waiting and running.
+    pub fn num_sequences(&self) -> u32 {
+        (self.waiting.len() + self.running.len()) as u32
     }
 
     pub fn is_idle(&self) -> bool {
@@ -116,6 +123,30 @@ impl Scheduler {
         }
     }
 
+    /// The rows of a running sequence before `position_end` have been computed: others may start with its full blocks.
+    pub fn publish(&mut self, id: SeqId, position_end: u32) {
+        let Some(seq) = self.running.iter_mut().find(|s| s.id == id) else { return };
+        let mut table = std::mem::take(&mut seq.table);
+        let duplicates = self.blocks.publish(&mut table, seq.ids().take(position_end as usize));
+        seq.table = table;
+        self.retired.push(Retired { step: seq.last_step, table: duplicates, slot: None });
+    }
+
+    /// Asserts what must hold between steps: every block and slot has the owners it counts, and no block that a sequence
+    /// will write has a second one.
+    pub fn assert_consistent(&self) {
+        let tables = self.running.iter().map(|seq| &seq.table);
+        self.blocks.assert_consistent(tables.chain(self.retired.iter().map(|retired| &retired.table)));
+        let retired_slots = self.retired.iter().filter(|retired| retired.slot.is_some()).count();
+        let num_slots = self.free_slots.len() + self.running.len() + retired_slots;
+        assert_eq!(num_slots, self.slots_max as usize, "slots are free, running or retired");
+        for seq in &self.running {
+            let unpublished = seq.table.unpublished();
+            assert!(unpublished.iter().all(|b| self.blocks.is_writable(*b)), "{} writes to shared blocks", seq.id);
+        }
+        assert!(self.waiting.iter().all(|seq| seq.table.blocks().is_empty()), "who waits holds no blocks");
+    }
+
     /// Picks the next step's work: decode rows first, then pieces of prompts, oldest first, then new admissions.
     pub fn schedule(&mut self) -> Vec<Work> {
         let mut work = Vec::new();
@@ -126,11 +157,8 @@ impl Scheduler {
         for id in decodes.into_iter().chain(prompts) {
             self.take_rows(id, &mut work, &mut rows_left, &mut logit_rows_left);
         }
-        while rows_left > 0 && logit_rows_left > 0 && self.can_admit() {
-            let Some(mut seq) = self.waiting.pop_front() else { break };
-            seq.slot = self.free_slots.pop();
-            let id = seq.id;
-            self.running.push(seq);
+        while rows_left > 0 && logit_rows_left > 0 {
+            let Some(id) = self.admit() else { break };
             let before = work.len();
             self.take_rows(id, &mut work, &mut rows_left, &mut logit_rows_left);
             if work.len() == before {
@@ -140,12 +168,27 @@ impl Scheduler {
         work
     }
 
-    fn can_admit(&self) -> bool {
-        let Some(next) = self.waiting.front() else { return false };
+    /// Starts the sequence that waits longest behind the blocks that hold what it starts with, if there is a slot and room
+    /// for what it knows.
+    fn admit(&mut self) -> Option<SeqId> {
+        let next = self.waiting.front()?;
         // A preempted sequence's token in flight must be known before its rows can be computed again.
-        next.pending == 0
-            && !self.free_slots.is_empty()
-            && self.blocks.num_free() >= self.blocks.blocks_for(next.known())
+        if next.last_step > self.collected_step || self.free_slots.is_empty() {
+            return None;
+        }
+        let known = next.known();
+        // The last row must be computed for its logits.
+        let mut table = self.blocks.reuse(next.ids().take(known as usize - 1));
+        if self.blocks.blocks_for(known) - table.blocks().len() as u32 > self.blocks.num_available() {
+            self.blocks.release(&mut table);
+            return None;
+        }
+        let mut seq = self.waiting.pop_front()?;
+        let id = seq.id;
+        seq.slot = self.free_slots.pop();
+        seq.start(table, self.blocks.block_tokens());
+        self.running.push(seq);
+        Some(id)
     }
 
     fn take_rows(&mut self, id: SeqId, work: &mut Vec<Work>, rows_left: &mut u32, logit_rows_left: &mut u32) {

@@ -41,6 +41,8 @@ pub struct Sequence {
     pub table: BlockTable,
     /// Positions submitted to the device since the slot started.
     pub submitted: u32,
+    /// Prompt positions that were in the cache when the sequence first started.
+    pub prompt_tokens_cached: u32,
     /// The last step with rows of this sequence.
     pub last_step: u64,
     /// Tokens being sampled by steps in flight.
@@ -70,6 +72,7 @@ impl Sequence {
             slot: None,
             table: BlockTable::default(),
             submitted: 0,
+            prompt_tokens_cached: 0,
             last_step: 0,
             pending: 0,
             needs_start: true,
@@ -80,6 +83,11 @@ impl Sequence {
     /// Tokens that the host knows.
     pub fn known(&self) -> u32 {
         (self.request.prompt_ids.len() + self.output_ids.len()) as u32
+    }
+
+    /// Prompt and output so far.
+    pub fn ids(&self) -> impl Iterator<Item = TokenId> {
+        self.request.prompt_ids.iter().chain(&self.output_ids).copied()
     }
 
     /// Positions that can be submitted now: what is known and not submitted, or the token in flight.
@@ -97,6 +105,15 @@ impl Sequence {
         match prompt.get(position).or_else(|| self.output_ids.get(position - prompt.len())) {
             Some(id) => InputToken::Id(*id),
             None => InputToken::LastSampled,
+        }
+    }
+
+    /// Goes on behind the positions in `table`, which are computed.
+    pub fn start(&mut self, table: BlockTable, block_tokens: u32) {
+        self.submitted = table.blocks().len() as u32 * block_tokens;
+        self.table = table;
+        if self.times.first_submitted.is_none() {
+            self.prompt_tokens_cached = self.submitted;
         }
     }
 

@@ -1,6 +1,10 @@
 //! The engine on a scripted device: same outputs whatever is in flight, preempted, chunked or beside it.
 
+mod simulation;
+
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::device::{BlockCopy, Checkpoint, Limits, SampleRow, StepOutput};
@@ -10,6 +14,18 @@ const VOCAB: u32 = 1000;
 const END: TokenId = TokenId(999);
 /// Requests for log-probabilities meet bad logits about so often.
 const BAD_ROW_EVERY: u32 = 13;
+
+/// The hash of no ids.
+const EMPTY_HASH: u32 = 17;
+
+fn hash_with(hash: u32, id: u32) -> u32 {
+    hash.wrapping_mul(31).wrapping_add(id)
+}
+
+/// What follows ids of this hash.
+fn next_id(hash: u32, before_min_length: bool) -> TokenId {
+    if !before_min_length && hash.is_multiple_of(23) { END } else { TokenId(hash % 900) }
+}
 
 /// Answers with a function of the sequence's ids, which it reads back from "cache" blocks: so a wrong block table, a lost
 /// position or a block written by two sequences changes the answer.
@@ -22,9 +38,24 @@ struct Scripted {
     /// Steps submitted so far, and the one that fails.
     submitted: u32,
     fails_at: Option<u32>,
+    /// Rows submitted so far.
+    rows: Arc<AtomicUsize>,
 }
 
 impl Scripted {
+    fn new(limits: Limits, depth: usize, fails_at: Option<u32>) -> Scripted {
+        Scripted {
+            limits,
+            depth,
+            cache: HashMap::new(),
+            last: HashMap::new(),
+            queue: VecDeque::new(),
+            submitted: 0,
+            fails_at,
+            rows: Arc::default(),
+        }
+    }
+
     fn run(&mut self, batch: &Batch, rows: &[SampleRow]) -> StepOutput {
         let mut written: HashMap<(BlockId, u32), SlotId> = HashMap::new();
         let mut hashes = Vec::new();
@@ -44,7 +75,7 @@ impl Scripted {
             for row in &seq.logit_rows {
                 let end = seq.position_start + row + 1;
                 let ids = (0..end).map(|p| self.cache[&self.place(seq, p)]);
-                hashes.push(ids.fold(17u32, |h, id| h.wrapping_mul(31).wrapping_add(id)));
+                hashes.push(ids.fold(EMPTY_HASH, hash_with));
             }
         }
         let sampled = rows.iter().map(|row| {
@@ -55,7 +86,7 @@ impl Scripted {
             if hash % BAD_ROW_EVERY == 0 && row.logprobs.is_some() {
                 return Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
             }
-            let id = if !row.before_min_length && hash % 23 == 0 { END } else { TokenId(hash % 900) };
+            let id = next_id(hash, row.before_min_length);
             self.last.insert(row.slot, id);
             Sampled { slot: row.slot, token: Ok(id), logprob: None, top: Vec::new() }
         });
@@ -88,14 +119,18 @@ impl Device for Scripted {
         if Some(self.submitted) == self.fails_at {
             return Err(DeviceError::NoCheckpoint("this device fails on request".into()));
         }
-        let tables = |batch: &Batch| batch.seqs.iter().map(|s| (s.slot, s.block_table.clone())).collect::<Vec<_>>();
-        let starts: Vec<SlotId> = batch.starts.iter().map(|s| s.slot).collect();
-        for (slot, used) in self.queue.iter().flat_map(|(queued, _)| tables(queued)) {
-            assert!(!starts.contains(&slot), "a slot in flight starts anew");
-            for (other, table) in tables(batch).into_iter().filter(|(other, _)| *other != slot) {
-                assert!(table.iter().all(|b| !used.contains(b)), "{other} gets blocks that {slot} uses in flight");
+        let block_tokens = self.limits.block_tokens;
+        let written = |seq: &BatchSeq| seq.block_table[(seq.position_start / block_tokens) as usize..].to_vec();
+        for queued in self.queue.iter().flat_map(|(queued, _)| &queued.seqs) {
+            let slot = queued.slot;
+            assert!(batch.starts.iter().all(|start| start.slot != slot), "a slot in flight starts anew");
+            for seq in batch.seqs.iter().filter(|seq| seq.slot != slot) {
+                let clash = |table: &[BlockId], written: Vec<BlockId>| table.iter().any(|b| written.contains(b));
+                assert!(!clash(&queued.block_table, written(seq)), "{} writes what {slot} uses in flight", seq.slot);
+                assert!(!clash(&seq.block_table, written(queued)), "{} uses what {slot} writes in flight", seq.slot);
             }
         }
+        self.rows.fetch_add(batch.num_rows(), Ordering::Relaxed);
         self.queue.push_back((batch.clone(), Vec::new()));
         Ok(())
     }
@@ -135,15 +170,7 @@ fn engine(depth: usize, num_blocks: u32, step_rows_max: u32) -> Engine {
 }
 
 fn failing_engine(depth: usize, num_blocks: u32, step_rows_max: u32, fails_at: Option<u32>) -> Engine {
-    let device = Scripted {
-        limits: limits(num_blocks, step_rows_max),
-        depth,
-        cache: HashMap::new(),
-        last: HashMap::new(),
-        queue: VecDeque::new(),
-        submitted: 0,
-        fails_at,
-    };
+    let device = Scripted::new(limits(num_blocks, step_rows_max), depth, fails_at);
     Engine::new(Box::new(device), VOCAB, vec![END])
 }
 
@@ -187,7 +214,7 @@ fn run_all(mut engine: Engine, count: u32) -> (Vec<(Vec<TokenId>, FinishReason)>
         drain(&mut engine, &mut outputs, &mut tokens);
     }
     assert!(engine.is_idle(), "the queue does not drain");
-    assert_eq!(engine.scheduler.blocks().num_free(), engine.scheduler.blocks().num_blocks(), "blocks leak");
+    assert_eq!(engine.scheduler.blocks().num_available(), engine.scheduler.blocks().num_blocks(), "blocks leak");
     let preemptions = engine.preemptions();
     (ids.iter().map(|id| outputs.remove(id).unwrap()).collect(), preemptions)
 }
@@ -245,7 +272,7 @@ fn cancelling_frees_everything_at_any_moment() {
             }
             assert_eq!(outputs.len(), 4);
             assert_eq!(outputs[&ids[1]].1 == FinishReason::Cancelled, was_running);
-            assert_eq!(engine.scheduler.blocks().num_free(), 16);
+            assert_eq!(engine.scheduler.blocks().num_available(), 16);
         }
     }
 }
@@ -300,7 +327,7 @@ fn a_bad_row_ends_its_sequence_alone() {
             }
         }
         assert!(want.is_empty() && failed > 0 && finished >= 8, "{failed} failed, {finished} finished");
-        assert_eq!(engine.scheduler.blocks().num_free(), 64);
+        assert_eq!(engine.scheduler.blocks().num_available(), 64);
     }
 }
 
@@ -338,6 +365,42 @@ fn without_max_tokens_the_context_and_the_cache_are_filled() {
 }
 
 #[test]
+fn a_second_request_computes_only_what_is_new() {
+    let limits = Limits { context_tokens_max: 2100, num_blocks: 400, ..limits(0, 512) };
+    let device = Scripted::new(limits, 2, None);
+    let rows = Arc::clone(&device.rows);
+    let mut engine = Engine::new(Box::new(device), VOCAB, vec![END]);
+    let shared: Vec<TokenId> = (0..2000).map(|i| TokenId(i * 7 % 900)).collect();
+    let params = SamplingParams { max_tokens: Some(40), ignore_eos: true, ..SamplingParams::default() };
+    let mut run = |prompt_ids: Vec<TokenId>, max_tokens| {
+        let before = rows.load(Ordering::Relaxed);
+        let params = SamplingParams { max_tokens: Some(max_tokens), ..params.clone() };
+        engine.add(Request { prompt_ids, params, seed: 0 }).unwrap();
+        let (mut ids, mut cached) = (Vec::new(), 0);
+        while !engine.is_idle() {
+            for event in engine.step().unwrap() {
+                match event {
+                    Event::Token { id, .. } => ids.push(id),
+                    Event::Finished { metrics, .. } => cached = metrics.prompt_tokens_cached,
+                    Event::Failed { .. } => panic!("{event:?}"),
+                }
+            }
+        }
+        (ids, cached, rows.load(Ordering::Relaxed) - before)
+    };
+    let (first, cached, computed) = run(shared.clone(), 40);
+    assert_eq!((cached, computed), (0, 2000 + 39));
+    // The last of 125 full blocks holds the last prompt token, whose row must be computed.
+    assert_eq!(run(shared.clone(), 1), (first[..1].to_vec(), 1984, 16));
+    let longer = [&shared[..], &[TokenId(5); 8]].concat();
+    let (_, cached, computed) = run(longer, 1);
+    assert_eq!((cached, computed), (2000, 8));
+    // Generated text is found as well: 2,020 tokens are 126 full blocks.
+    let conversation = [&shared[..], &first[..20]].concat();
+    assert_eq!(run(conversation, 1), (first[20..21].to_vec(), 2016, 4));
+}
+
+#[test]
 fn a_failing_device_ends_everything_once() {
     for depth in [1, 2] {
         for fails_at in 1..12 {
@@ -351,7 +414,7 @@ fn a_failing_device_ends_everything_once() {
             assert_eq!(engine.step().unwrap(), []);
             assert!(matches!(engine.add(request(1)), Err(EngineError::Broken)));
             assert!(matches!(engine.score(&[TokenId(1)], 0), Err(EngineError::Broken)));
-            assert_eq!(engine.scheduler.blocks().num_free(), 16);
+            assert_eq!(engine.scheduler.blocks().num_available(), 16);
         }
     }
 }
@@ -370,7 +433,7 @@ fn scores_are_of_every_prefix_whatever_the_pieces() {
                 let scored = scored.as_ref().unwrap();
                 assert_eq!((scored.token, scored.logprob), (Ok(ids[i]), Some(hash(&ids[..i]))));
             }
-            assert_eq!(engine.scheduler.blocks().num_free(), 16);
+            assert_eq!(engine.scheduler.blocks().num_available(), 16);
         }
         engine.add(request(3)).unwrap();
         assert!(matches!(engine.score(&ids, 0), Err(EngineError::Busy)));
