@@ -58,8 +58,8 @@ template <int F> __device__ inline int dot_product(const StoredBlock<F> &s, cons
 template <int F, int ROWS, typename Input>
 __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
     if constexpr (Format<F>::is_float) {
-        // Columns outside, four rows inside: few weights and inputs are in registers at a time.
-        constexpr int GROUP = ROWS < 4 ? ROWS : 4;
+        // Columns outside, GROUP rows inside: few weights and inputs are in registers at a time. With more than one row, some architectures spill.
+        constexpr int GROUP = 1;
 #pragma unroll
         for (int first = 0; first < ROWS; first += GROUP) {
 #pragma unroll

@@ -43,10 +43,10 @@ struct TileChoice {
 // A CTA's tile times up to ROWS rows; a warp per segment.
 template <int ROWS, Formats FORMATS, typename Input>
 __device__ inline void tile_times_rows(const KilnLinearParams &p, const TileChoice &choice, const Input &input, unsigned row_start, unsigned rows) {
-    __shared__ float shared[KILN_SEGMENTS_MAX][ROWS][KILN_TILE_ROWS];
+    // `ends` are the sums of a row's segments, pass by pass: in registers they would spill beside the sums of eight rows.
+    __shared__ float shared[KILN_SEGMENTS_MAX][ROWS][KILN_TILE_ROWS], ends[2][ROWS][KILN_TILE_ROWS];
     const auto [matrix, tile, gated] = choice;
     const unsigned blocks = p.matrices[0].blocks, segments = (blocks + segment_blocks(blocks) - 1) / segment_blocks(blocks);
-    float gates[ROWS], totals[ROWS] = {};
     // Not unrolled: each pass holds the code of every format.
 #pragma unroll 1
     for (unsigned pass = 0; pass <= (gated ? 1u : 0u); pass++) {
@@ -59,19 +59,19 @@ __device__ inline void tile_times_rows(const KilnLinearParams &p, const TileChoi
         // Warp w ends rows w, w + segments, ...: segments are added in order.
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            gates[r] = totals[r];
             if (r % segments != warp_id()) continue;
-            totals[r] = shared[0][r][lane_id()];
-            for (unsigned s = 1; s < segments; s++) totals[r] += shared[s][r][lane_id()];
+            float total = shared[0][r][lane_id()];
+            for (unsigned s = 1; s < segments; s++) total += shared[s][r][lane_id()];
+            ends[pass][r][lane_id()] = total;
         }
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         if (r >= rows || r % segments != warp_id()) continue;
         if (gated) {
-            end_gated(p, row_start + r, tile, gates[r], totals[r]);
+            end_gated(p, row_start + r, tile, ends[0][r][lane_id()], ends[1][r][lane_id()]);
         } else {
-            end_stored(p, row_start + r, matrix, tile, totals[r]);
+            end_stored(p, row_start + r, matrix, tile, ends[0][r][lane_id()]);
         }
     }
 }
