@@ -86,13 +86,7 @@ fn run(step: &str, spec: &ModelSpec, weights: &dyn TensorSource) -> Result<(), B
     let program = Program::of(spec);
     let mut device = CudaDevice::prepare(&program, weights, &limits, 0)?;
     let slot = SlotId(0);
-    let start = SlotStart {
-        slot,
-        prompt_ids: Vec::new(),
-        output_ids: Vec::new(),
-        logit_bias: Vec::new(),
-        ids_masked_before_min: Vec::new(),
-    };
+    let start = SlotStart { slot, ..SlotStart::default() };
     let tokens = (0..rows).map(|i| InputToken::Id(TokenId(i % spec.vocab_size))).collect();
     let seq = BatchSeq {
         slot,
@@ -102,17 +96,7 @@ fn run(step: &str, spec: &ModelSpec, weights: &dyn TensorSource) -> Result<(), B
         logit_rows: vec![rows - 1],
     };
     device.submit(&Batch { starts: vec![start], seqs: vec![seq] })?;
-    device.sample(&[SampleRow {
-        logit_row: 0,
-        slot,
-        choice: Choice::Greedy,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        penalise_prompt: false,
-        before_min_length: false,
-        logprobs: None,
-    }])?;
+    device.sample(&[SampleRow::plain(0, slot, Choice::Greedy)])?;
     device.collect()?;
     let pairs = (position..tokens_max).map(|at| u64::from(at) + 1).sum();
     let shape = BatchShape { rows: rows.into(), logit_rows: 1, kv_tokens: tokens_max.into(), attended_pairs: pairs };

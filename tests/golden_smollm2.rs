@@ -142,7 +142,7 @@ fn free_running_equals(ready: &mut Ready, prompts: &[Golden], forced: &[Vec<Step
         };
         for (index, step) in golden.steps.iter().enumerate() {
             ready.device.submit(&batch).unwrap();
-            ready.device.sample(&[greedy()]).unwrap();
+            ready.device.sample(&[SampleRow::plain(0, SlotId(0), Choice::Greedy)]).unwrap();
             let token = ready.device.collect().unwrap().sampled[0].token.unwrap();
             assert_eq!(token.0, forced[index].best, "prompt {prompt}, step {index}");
             if token.0 != step.id {
@@ -154,20 +154,6 @@ fn free_running_equals(ready: &mut Ready, prompts: &[Golden], forced: &[Vec<Step
             let seq = BatchSeq { slot: SlotId(0), position_start, tokens, block_table, logit_rows: vec![0] };
             batch = Batch { starts: Vec::new(), seqs: vec![seq] };
         }
-    }
-}
-
-fn greedy() -> SampleRow {
-    SampleRow {
-        logit_row: 0,
-        slot: SlotId(0),
-        choice: Choice::Greedy,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        penalise_prompt: false,
-        before_min_length: false,
-        logprobs: None,
     }
 }
 

@@ -41,17 +41,7 @@ fn one_seq(seq: BatchSeq) -> Batch {
 }
 
 fn greedy(logit_row: u32) -> SampleRow {
-    SampleRow {
-        logit_row,
-        slot: SlotId(0),
-        choice: Choice::Greedy,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        penalise_prompt: false,
-        before_min_length: false,
-        logprobs: None,
-    }
+    SampleRow::plain(logit_row, SlotId(0), Choice::Greedy)
 }
 
 /// Eight tokens after a prompt of three, with up to `in_flight` steps submitted ahead.

@@ -48,17 +48,7 @@ fn batch(starts: Vec<SlotStart>, rows: usize) -> Batch {
 }
 
 fn row(logit_row: u32, slot: u32, choice: Choice) -> SampleRow {
-    SampleRow {
-        logit_row,
-        slot: SlotId(slot),
-        choice,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        penalise_prompt: false,
-        before_min_length: false,
-        logprobs: None,
-    }
+    SampleRow::plain(logit_row, SlotId(slot), choice)
 }
 
 fn plain_draw(output_index: u32) -> Choice {

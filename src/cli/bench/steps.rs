@@ -95,7 +95,8 @@ impl<'a> Sequences<'a> {
 
     fn step(&mut self, parts: Vec<Part>) -> Result<(), CliError> {
         let sampled = parts.iter().filter(|part| part.sample).zip(0..);
-        let rows: Vec<SampleRow> = sampled.map(|(part, logit_row)| greedy_row(SlotId(part.slot), logit_row)).collect();
+        let plain = |(part, logit_row): (&Part, u32)| SampleRow::plain(logit_row, SlotId(part.slot), Choice::Greedy);
+        let rows: Vec<SampleRow> = sampled.map(plain).collect();
         let seqs = parts.into_iter().map(|part| self.batch_seq(part)).collect();
         let batch = Batch { starts: Vec::new(), seqs };
         self.cost = self.cost.plus(self.program.cost(&batch.shape()));
@@ -124,19 +125,5 @@ impl<'a> Sequences<'a> {
     fn random_id(&mut self) -> TokenId {
         self.seed = self.seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         TokenId((self.seed >> 8) % self.program.vocab_size)
-    }
-}
-
-fn greedy_row(slot: SlotId, logit_row: u32) -> SampleRow {
-    SampleRow {
-        logit_row,
-        slot,
-        choice: Choice::Greedy,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        penalise_prompt: false,
-        before_min_length: false,
-        logprobs: None,
     }
 }

@@ -41,6 +41,23 @@ pub struct SampleRow {
     pub logprobs: Option<u32>,
 }
 
+impl SampleRow {
+    /// A choice without penalties, masks and log-probabilities.
+    pub fn plain(logit_row: u32, slot: SlotId, choice: Choice) -> SampleRow {
+        SampleRow {
+            logit_row,
+            slot,
+            choice,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            penalise_prompt: false,
+            before_min_length: false,
+            logprobs: None,
+        }
+    }
+}
+
 /// The choice among the processed logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Choice {

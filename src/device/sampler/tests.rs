@@ -6,17 +6,7 @@ use super::select::Entry;
 use super::*;
 
 fn row(choice: Choice) -> SampleRow {
-    SampleRow {
-        logit_row: 0,
-        slot: SlotId(0),
-        choice,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        penalise_prompt: false,
-        before_min_length: false,
-        logprobs: None,
-    }
+    SampleRow::plain(0, SlotId(0), choice)
 }
 
 #[derive(Clone, Copy, Debug)]
