@@ -61,7 +61,7 @@ fn print(out: &mut dyn Write, kernel: &Kernel) -> Result<(), Error> {
     }
     writeln!(out, "  about {} registers, {} bytes of local memory per thread", kernel.registers, kernel.local_bytes)?;
     writeln!(out, "  {} bytes of static shared memory", kernel.static_shared_bytes)?;
-    writeln!(out, "  at most {} threads per CTA", kernel.threads_max)?;
+    writeln!(out, "  at most {} threads per CTA", kernel.threads_max())?;
     if let Some([x, y, z]) = kernel.cluster {
         writeln!(out, "  clusters of {x}×{y}×{z} CTAs")?;
     }

@@ -153,16 +153,28 @@ pub struct Kernel {
     pub local_bytes: u32,
     /// An estimate: the largest number of live 32-bit registers, plus a few for addresses.
     pub registers: u32,
-    /// `.maxntid` or `.reqntid` multiplied out, else 1024.
-    pub threads_max: u32,
     /// What its performance directives say.
     pub directives: Directives,
-    /// Whether it has `griddepcontrol.launch_dependents`, and `griddepcontrol.wait`, in its body or in what it calls.
-    pub launches_dependents: bool,
-    pub waits_for_dependencies: bool,
     /// `.reqnctapercluster`, if given.
     pub cluster: Option<[u32; 3]>,
     pub(crate) program: Arc<Program>,
+}
+
+impl Kernel {
+    /// `.maxntid` or `.reqntid` multiplied out, else 1024.
+    pub fn threads_max(&self) -> u32 {
+        self.directives.threads_max.unwrap_or(1024)
+    }
+
+    /// Whether `griddepcontrol.launch_dependents` is in its body or in what it calls.
+    pub fn launches_dependents(&self) -> bool {
+        self.program.launches_dependents
+    }
+
+    /// Whether `griddepcontrol.wait` is in its body or in what it calls.
+    pub fn waits_for_dependencies(&self) -> bool {
+        self.program.waits_for_dependencies
+    }
 }
 
 /// One launch.

@@ -76,8 +76,8 @@ impl Driver {
             dynamic_shared_bytes: request.dynamic_shared_bytes,
             cooperative: request.cooperative,
             is_early: request.is_early,
-            launches_dependents: function.kernel.launches_dependents,
-            waits_for_dependencies: function.kernel.waits_for_dependencies,
+            launches_dependents: function.kernel.launches_dependents(),
+            waits_for_dependencies: function.kernel.waits_for_dependencies(),
             params: request.params,
         })
     }
@@ -171,7 +171,7 @@ fn check_dimensions(function: &Function, request: &Request) -> Res {
             format!("block {block:?}, the kernel's .reqntid is {required:?}"),
         )?;
     }
-    let most = function.kernel.threads_max;
+    let most = function.kernel.threads_max();
     require(
         threads <= most,
         Code::InvalidValue,

@@ -50,7 +50,7 @@ impl Function {
     pub fn threads_max(&self) -> u32 {
         let registers_per_warp = (self.registers * 32).next_multiple_of(256);
         let by_registers = REGISTERS_PER_SM / registers_per_warp / 4 * 4 * 32;
-        by_registers.min(self.kernel.threads_max).min(THREADS_PER_BLOCK_MAX)
+        by_registers.min(self.kernel.threads_max()).min(THREADS_PER_BLOCK_MAX)
     }
 }
 

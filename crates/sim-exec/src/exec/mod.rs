@@ -77,8 +77,8 @@ fn validate(gpu: &Gpu, kernel: &Kernel, config: &LaunchConfig<'_>) -> Result<(),
     if config.grid.contains(&0) || config.cluster.contains(&0) || threads == 0 {
         return invalid("grid, block and cluster need at least 1 in every direction".into());
     }
-    if threads > u64::from(kernel.threads_max) {
-        return invalid(format!("{threads} threads per CTA, the kernel allows {}", kernel.threads_max));
+    if threads > u64::from(kernel.threads_max()) {
+        return invalid(format!("{threads} threads per CTA, the kernel allows {}", kernel.threads_max()));
     }
     if config.params.len() != kernel.param_bytes as usize {
         return invalid(format!("{} parameter bytes, expected {}", config.params.len(), kernel.param_bytes));

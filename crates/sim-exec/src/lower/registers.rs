@@ -214,19 +214,19 @@ struct Block {
 fn ranges(program: &Program) -> Vec<Range> {
     let mut blocks = blocks(program);
     let words = program.slots.div_ceil(64);
+    let mut ranges = vec![None; program.slots];
     for block in &mut blocks {
         (block.reads, block.kills, block.live_in) = (vec![0; words], vec![0; words], vec![0; words]);
-        for instruction in &program.instructions[block.start..block.end] {
-            let (reads, writes) = of(&instruction.op);
+        for pc in block.start..block.end {
+            let Instruction { op, guard } = &program.instructions[pc];
+            let (reads, writes) = of(op);
             for slot in reads.into_iter().filter(|s| *s != SINK).map(usize::from) {
+                extend(&mut ranges, slot, pc);
                 block.reads[slot / 64] |= 1 << (slot % 64) & !block.kills[slot / 64];
             }
-            if instruction.guard.is_none() {
-                writes
-                    .into_iter()
-                    .filter(|s| *s != SINK)
-                    .map(usize::from)
-                    .for_each(|s| block.kills[s / 64] |= 1 << (s % 64));
+            for slot in writes.into_iter().filter(|s| *s != SINK).map(usize::from) {
+                extend(&mut ranges, slot, pc);
+                block.kills[slot / 64] |= u64::from(guard.is_none()) << (slot % 64);
             }
         }
     }
@@ -241,11 +241,6 @@ fn ranges(program: &Program) -> Vec<Range> {
                 block.live_in[word] = live;
             }
         }
-    }
-    let mut ranges = vec![None; program.slots];
-    for (pc, instruction) in program.instructions.iter().enumerate() {
-        let (reads, writes) = of(&instruction.op);
-        reads.into_iter().chain(writes).filter(|s| *s != SINK).for_each(|s| extend(&mut ranges, s.into(), pc));
     }
     // Only the first block that a register is live into and the last that it is live out of matter.
     let mut seen = vec![0; words];
