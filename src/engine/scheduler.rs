@@ -129,7 +129,9 @@ impl Scheduler {
         let mut table = std::mem::take(&mut seq.table);
         let duplicates = self.blocks.publish(&mut table, seq.ids().take(position_end as usize));
         seq.table = table;
-        self.retired.push(Retired { step: seq.last_step, table: duplicates, slot: None });
+        if !duplicates.blocks().is_empty() {
+            self.retired.push(Retired { step: seq.last_step, table: duplicates, slot: None });
+        }
     }
 
     /// Asserts what must hold between steps: every block and slot has the owners it counts, and no block that a sequence
