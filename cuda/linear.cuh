@@ -58,23 +58,19 @@ template <int F> __device__ inline int dot_product(const StoredBlock<F> &s, cons
 template <int F, int ROWS, typename Input>
 __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
     if constexpr (Format<F>::is_float) {
-        // Columns outside, GROUP rows inside: few weights and inputs are in registers at a time. With more than one row, some architectures spill.
-        constexpr int GROUP = 1;
+        // The check stands inside: outside, the loads of many columns are moved up, and some architectures spill.
 #pragma unroll
-        for (int first = 0; first < ROWS; first += GROUP) {
+        for (int r = 0; r < ROWS; r++) {
 #pragma unroll
             for (int i = 0; i < KILN_BLOCK / 4; i++) {
+                if (ROWS > 1 && r >= rows) break;
+                const float4 v = x.values(r, block)[i];
+                const float column[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-                for (int r = first; r < first + GROUP; r++) {
-                    if (ROWS > 1 && r >= rows) break;
-                    const float4 v = x.values(r, block)[i];
-                    const float column[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        float input = column[j];
-                        if constexpr (F == KILN_BF16) input = round_bf16(input);
-                        sums[r] = fmaf(float_weight<F>(s, 4 * i + j), input, sums[r]);
-                    }
+                for (int j = 0; j < 4; j++) {
+                    float input = column[j];
+                    if constexpr (F == KILN_BF16) input = round_bf16(input);
+                    sums[r] = fmaf(float_weight<F>(s, 4 * i + j), input, sums[r]);
                 }
             }
         }
