@@ -99,6 +99,11 @@ impl Access {
         let used = (u64::from(self.used_bytes) >> first) & ((1 << self.width) - 1);
         (used != 0).then(|| (first + used.trailing_zeros(), u64::BITS - used.leading_zeros() - used.trailing_zeros()))
     }
+
+    /// Whether an access of `bytes` per lane is one step for others although it is more than one word.
+    pub fn is_strong_and_wide(&self, bytes: u64) -> bool {
+        self.strength > Strength::Weak && bytes > 4
+    }
 }
 
 /// What an atomic does to the old value.

@@ -156,8 +156,6 @@ impl Step<'_, '_> {
     }
 }
 
-static WIDE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 /// Changes an element of 2, 4 or 8 bytes in one step and returns the old value.
 pub(super) fn update_global(allocation: &Allocation, offset: u64, width: u32, change: impl Fn(u64) -> u64) -> u64 {
     let word = (offset / 4) as usize;
@@ -172,11 +170,9 @@ pub(super) fn update_global(allocation: &Allocation, offset: u64, width: u32, ch
             u64::from(old >> shift & 0xffff)
         }
         _ => {
-            // Two words: one lock for all 64-bit atomics makes them single steps.
-            let guard = WIDE.lock().unwrap_or_else(PoisonError::into_inner);
+            let _wide = allocation.lock_wide();
             let old = allocation.load(offset, 8);
             allocation.store(offset, 8, change(old));
-            drop(guard);
             old
         }
     };

@@ -174,6 +174,7 @@ impl<'l> Step<'_, 'l> {
         self.count_global(allocation, addresses, mask, bytes, Touch::Read);
         let checks = self.launch.gpu.config.checks;
         let base = allocation.base;
+        let single_step = access.is_strong_and_wide(bytes).then(|| allocation.lock_wide());
         if access.width == 4 && mask == FULL {
             let words = allocation.words();
             for (lane, address) in addresses.iter().enumerate() {
@@ -188,6 +189,7 @@ impl<'l> Step<'_, 'l> {
                 }
             }
         }
+        drop(single_step);
         let lanes = if checks.uninitialised || checks.races { mask } else { 0 };
         for lane in each(lanes) {
             let offset = addresses[lane] - base;
@@ -238,6 +240,7 @@ impl<'l> Step<'_, 'l> {
             each(mask).for_each(|lane| self.before_write(addresses[lane], access.strength));
         }
         let base = allocation.base;
+        let _single_step = access.is_strong_and_wide(bytes).then(|| allocation.lock_wide());
         for (r, &register) in access.registers.iter().enumerate() {
             let skip = r as u64 * u64::from(access.width);
             for lane in each(mask) {

@@ -1,8 +1,8 @@
 //! One allocation: its words, and the shadow that knows which bytes were ever written.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::check::global_race::RaceShadow;
 
@@ -54,6 +54,7 @@ pub struct Allocation {
     pub label: String,
     words: Words,
     init: Option<InitShadow>,
+    wide: Mutex<()>,
     pub(crate) races: RaceShadow,
 }
 
@@ -65,13 +66,21 @@ impl Allocation {
             nibbles: (0..words.len()).map(|_| AtomicU8::new(0)).collect(),
             full_pages: (0..words.len().div_ceil(PAGE_WORDS)).map(|_| AtomicU8::new(0)).collect(),
         };
-        Allocation { base, bytes, label, races: RaceShadow::new(words.len()), words, init: Some(init) }
+        Allocation {
+            base,
+            bytes,
+            label,
+            races: RaceShadow::new(words.len()),
+            words,
+            init: Some(init),
+            wide: Mutex::new(()),
+        }
     }
 
     /// Host memory that the device can address. The host may write it unseen, so every byte counts as written.
     pub(super) fn mapped(base: u64, bytes: u64, label: String, words: Words) -> Self {
         assert!(words.len() as u64 * 4 >= bytes, "host storage is shorter than the mapping");
-        Allocation { base, bytes, label, races: RaceShadow::new(words.len()), words, init: None }
+        Allocation { base, bytes, label, races: RaceShadow::new(words.len()), words, init: None, wide: Mutex::new(()) }
     }
 
     /// The words themselves.
@@ -113,6 +122,12 @@ impl Allocation {
             }
         }
         self.mark_written(offset, width);
+    }
+
+    /// Held during an access to more than one word, it makes that a single step for all others that hold it: what 64-bit
+    /// atomics are by definition, and what strong vector accesses are on hardware (CUB's look-back relies on it).
+    pub fn lock_wide(&self) -> MutexGuard<'_, ()> {
+        self.wide.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies `change` to the word at `offset` as one atomic step and returns the old value.
