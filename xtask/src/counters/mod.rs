@@ -1,6 +1,7 @@
 //! `cargo xtask counters`: the CUDA rows of the design's table of numbers, from the simulated GPU's counters, `ptxas -v` and the
 //! disassembler. None of them is a time, and all are the same on every machine: `--check` fails when one gets worse.
 
+mod llama;
 mod machine;
 mod report;
 mod rows;
@@ -8,12 +9,13 @@ mod rows;
 use crate::error::Error;
 use crate::repo::Repo;
 use crate::{cuda_tools, markers, model};
+use llama::LlamaCounters;
 use machine::MachineCode;
 use rows::Row;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The committed numbers, by name.
 const BASELINE: &str = "xtask/counters.json";
@@ -27,10 +29,17 @@ pub struct CountersArgs {
     /// Commit to these numbers: replaces xtask/counters.json and the table in docs/performance.md.
     #[arg(long)]
     write: bool,
+    /// First run llama.cpp's kernels, from an unpacked source package of llama-cpp-python, and replace xtask/llama_counters.json.
+    #[arg(long, value_name = "FOLDER")]
+    record_llama: Option<PathBuf>,
 }
 
 pub fn run(repo: &Repo, args: &CountersArgs) -> Result<(), Error> {
     let tools = cuda_tools::ensure(repo)?;
+    if let Some(package) = &args.record_llama {
+        llama::record(repo, &tools, package)?;
+    }
+    let llama = LlamaCounters::read(repo)?;
     let model = model::ensure_default_model(repo)?;
     // The compiler and the simulated GPU side by side: each leaves cores idle.
     let (machine, steps) = std::thread::scope(|scope| {
@@ -39,7 +48,7 @@ pub fn run(repo: &Repo, args: &CountersArgs) -> Result<(), Error> {
         (machine.join(), steps)
     });
     let machine = machine.map_err(|_| problem("machine code", "its thread panicked"))??;
-    let rows = rows::all(&steps?, &machine)?;
+    let rows = rows::all(&steps?, &machine, &llama)?;
     let table = to_markdown(&rows);
     println!("{table}");
     let path = repo.root().join(BASELINE);

@@ -1,5 +1,6 @@
 //! Which numbers are counted, and their gates (from the project's table of numbers).
 
+use super::llama::LlamaCounters;
 use super::machine::{ARCHS, KernelCode, MachineCode, bytes_in_flight, count, loads};
 use super::problem;
 use super::report::{Step, Steps};
@@ -94,9 +95,9 @@ fn grouped(value: f64) -> String {
     groups.join(",")
 }
 
-pub fn all(steps: &Steps, machine: &MachineCode) -> Result<Vec<Row>, Error> {
+pub fn all(steps: &Steps, machine: &MachineCode, llama_cpp: &LlamaCounters) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
-    smollm2(&steps.smollm2, &mut rows);
+    smollm2(&steps.smollm2, llama_cpp, &mut rows);
     for (format, step) in &steps.llama {
         llama(format, step, &mut rows);
     }
@@ -131,14 +132,14 @@ fn fixed(name: String, value: f64, better: Better, gate: Option<f64>, unit: Unit
 }
 
 /// A whole decode token of the default model, seeing 128 keys.
-fn smollm2(step: &Step, rows: &mut Vec<Row>) {
+fn smollm2(step: &Step, llama_cpp: &LlamaCounters, rows: &mut Vec<Row>) {
     let mut row = |name: &str, value, gate, unit| {
         rows.push(simulated(format!("{name}, SmolLM2"), value, Better::Lower, gate, unit));
     };
     row("device-wide waits per decode token (launches)", step.launches.len() as f64, Some(182.0), Unit::Count);
     row("graph launches per decode token", step.graph_launches as f64, Some(1.0), Unit::Count);
-    // The gate is half of what llama.cpp's kernels execute, which has not been counted.
-    row("warp instructions per decode token", step.sum("", "instructions"), None, Unit::Count);
+    let half = llama_cpp.warp_instructions() / 2;
+    row("warp instructions per decode token", step.sum("", "instructions"), Some(half as f64), Unit::Count);
     row("bytes to the host per token", step.sum("", "mapped_store_bytes"), Some(64.0), Unit::Count);
     shared_by_decodes("SmolLM2", step, rows);
 }
