@@ -58,7 +58,7 @@ impl Build {
         let archs = env::var("KILN_CUDA_ARCHS")
             .unwrap_or_else(|_| if release { ARCHS.join(",") } else { DEVELOPMENT_ARCHS.join(",") });
         let mut flags: Vec<String> =
-            ["-std=c++17", "-lineinfo", "--fmad=false", "-Xptxas=--warn-on-spills", "--Werror=all-warnings", "-Icuda"]
+            ["--options-file=cuda/nvcc.opt", "-Xptxas=--warn-on-spills", "--Werror=all-warnings"]
                 .map(str::to_owned)
                 .into();
         for arch in archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()) {

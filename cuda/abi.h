@@ -39,6 +39,8 @@ enum {
     /* Logits that one CTA of the sampler keeps in shared memory: what it aims at, and at most. */
     KILN_SAMPLE_SLICE = 8192,
     KILN_SAMPLE_SLICE_MAX = 16384,
+    /* Dynamic shared memory of the matrix-matrix kernel: three stages of two tiles and the f32 rows of two blocks. */
+    KILN_LARGE_SHARED_BYTES = 3 * (2 * 4 * (1024 + 64) + 2 * 64 * (128 + 16)),
     /* Bins of a radix digit of selection. */
     KILN_SAMPLE_BINS = 2048,
     /* Logit biases of a slot, and most likely tokens that a row can report. */

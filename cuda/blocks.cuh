@@ -8,7 +8,8 @@ namespace kiln {
 
 // What a format's planes hold per block and row.
 template <int F> struct Format {
-    static constexpr bool is_float = F == KILN_F16 || F == KILN_BF16 || F == KILN_F32;
+    static constexpr bool is_half = F == KILN_F16 || F == KILN_BF16;
+    static constexpr bool is_float = is_half || F == KILN_F32;
     static constexpr bool is_k = F == KILN_Q4_K || F == KILN_Q5_K || F == KILN_Q6_K;
     static constexpr bool has_min = F == KILN_Q4_1 || F == KILN_Q5_1 || F == KILN_Q4_K || F == KILN_Q5_K;
     // 16-byte words in the quants plane.

@@ -59,14 +59,6 @@ __device__ inline void quantise_block(float x, const KilnActivations &out, unsig
     quantise_block(x, out.quants + at * KILN_BLOCK, out.scales + at);
 }
 
-// To bf16, to nearest even, subnormals to zero (src/device/quant.rs, round_bf16).
-__device__ inline float round_bf16(float x) {
-    const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return __uint_as_float((bits & 0xffff0000u) | 0x400000u);
-    if (magnitude < 0x00800000u) return __uint_as_float(bits & 0x80000000u);
-    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
-}
-
 // x / (1 + e^-y)
 __device__ inline float sigmoid_times(float x, float y) { return x / (1.0f + expf(-y)); }
 

@@ -1,7 +1,7 @@
 // What the linear kernels share: a lane's part of a dot product, and what happens to an output element.
 #pragma once
 
-#include "blocks.cuh"
+#include "halves.cuh"
 #include "norm.cuh"
 
 namespace kiln {
@@ -20,7 +20,9 @@ struct GlobalInput {
 __device__ inline bool is_gated(const KilnLinearParams &p) { return p.epilogue == KILN_GATED_SILU || p.epilogue == KILN_GATED_GELU; }
 
 // Which formats a kernel has code for.
-enum class Formats { ALL, FLOATS, INTEGERS };
+enum class Formats { ALL, F32, INTEGERS };
+template <Formats FORMATS, int F> constexpr bool has_format =
+    FORMATS == Formats::ALL || (FORMATS == Formats::F32 ? F == KILN_F32 : !Format<F>::is_float);
 
 // sum + the products of four unsigned and four signed bytes.
 __device__ inline int dot_unsigned(unsigned weights, unsigned activations, int sum) {
@@ -57,7 +59,8 @@ template <int F> __device__ inline int dot_product(const StoredBlock<F> &s, cons
 // Adds block `block` of the lane's row times ROWS input rows to `sums`.
 template <int F, int ROWS, typename Input>
 __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsigned rows, unsigned block, float (&sums)[ROWS]) {
-    if constexpr (Format<F>::is_float) {
+    static_assert(!Format<F>::is_half, "these are for tensor cores");
+    if constexpr (F == KILN_F32) {
         // The check stands inside: outside, the loads of many columns are moved up, and some architectures spill.
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -67,11 +70,7 @@ __device__ inline void add_block(const StoredBlock<F> &s, const Input &x, unsign
                 const float4 v = x.values(r, block)[i];
                 const float column[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    float input = column[j];
-                    if constexpr (F == KILN_BF16) input = round_bf16(input);
-                    sums[r] = fmaf(float_weight<F>(s, 4 * i + j), input, sums[r]);
-                }
+                for (int j = 0; j < 4; j++) sums[r] = fmaf(float_weight<F>(s, 4 * i + j), column[j], sums[r]);
             }
         }
     } else {
@@ -95,7 +94,11 @@ __device__ inline void segment_sums(const KilnMatrix &m, unsigned tile, unsigned
     const unsigned length = segment_blocks(m.blocks), start = segment * length, end = min(start + length, m.blocks);
     dispatch_format(m.format, [&](auto format) {
         constexpr int F = decltype(format)::value;
-        if constexpr (FORMATS == Formats::ALL || (FORMATS == Formats::FLOATS) == Format<F>::is_float) {
+        if constexpr (!has_format<FORMATS, F>) {
+            return;
+        } else if constexpr (Format<F>::is_half) {
+            half_segment_sums<F>(m, tile, start, end, x, rows, sums);
+        } else {
             // Of one or two rows, loads of several blocks are in flight before the first is used.
             constexpr int DEPTH = Format<F>::is_float || ROWS > 2 ? 1 : 4;
             BlockCursor<F> cursor(m, tile, start, lane_id());

@@ -6,29 +6,43 @@
 //     a = fma(float(idot), dw * da, a);   with a minimum: a = fma(m, sa, a)
 // and the ascending order of blocks, and then of segments, give the bits of the matrix-vector kernel and of every other device.
 //
-// Weights and activations arrive by cp.async, four blocks of K per stage, three stages deep. Shared memory is read without bank conflicts: a
-// fragment's words of eight weight rows are 128 consecutive bytes, activation rows are 48 bytes apart.
+// Weights and activations arrive by cp.async, four blocks of K per stage (of 16-bit floats two), three stages deep. Shared memory is read without
+// bank conflicts: a fragment's words of eight weight rows are 128 consecutive bytes, int8 activation rows are 48 bytes apart, and pieces of floats
+// are swizzled.
 //
-// Matrices of floats are summed by fma in the order of their columns, by the same warps, as the matrix-vector kernel does.
+// Matrices of 16-bit floats are multiplied by the instructions of halves.cuh, those of f32 are summed by fma in the order of their columns, both with
+// the bits of the matrix-vector kernel.
 //
-// Bytes: weights once per 64 batch rows, activations once per 64 matrix rows. Requires: int8 blocks of the input rows.
+// Bytes: weights once per 64 batch rows, activations once per 64 matrix rows. Requires: the input rows as int8 blocks, or as f32.
 
 #include "linear.cuh"
-#include "mma.cuh"
 
 namespace kiln {
 
 constexpr unsigned SLOTS = 2, LARGE_ROWS = 64, LARGE_THREADS = 128, WARP_ROWS = 32;
 constexpr unsigned STAGES = 3, STAGE_BLOCKS = 4, INPUT_STRIDE = 48, TILE_BYTES_MAX = STAGE_BLOCKS * (1024 + 64);
+constexpr unsigned HALF_STAGE_BLOCKS = 2, HALF_TILE_BYTES = 2048;
+static_assert(HALF_STAGE_BLOCKS * HALF_TILE_BYTES <= TILE_BYTES_MAX, "a tile fits its stage");
+
+struct IntegerInput {
+    __align__(16) kiln_i8 quants[LARGE_ROWS][INPUT_STRIDE];
+    __align__(16) KilnActivationScale scales[LARGE_ROWS];
+    // Neighbouring threads copy a row's four blocks: these are 32 bytes off a multiple of 128 apart, and so in different banks.
+    unsigned char pad[32];
+};
+
+// Piece i of a row lies at i ^ (row % 2): a quarter of a warp reads every second piece of two rows.
+struct FloatInput {
+    float4 pieces[LARGE_ROWS][KILN_BLOCK / 4];
+    KilnActivationScale scales[LARGE_ROWS];
+};
 
 struct LargeStage {
     __align__(16) unsigned char tiles[SLOTS][TILE_BYTES_MAX];
-    // Neighbouring threads copy a row's four blocks: these are 32 bytes off a multiple of 128 apart, and so in different banks.
-    struct {
-        __align__(16) kiln_i8 quants[LARGE_ROWS][INPUT_STRIDE];
-        __align__(16) KilnActivationScale scales[LARGE_ROWS];
-        unsigned char pad[32];
-    } input[STAGE_BLOCKS];
+    union {
+        IntegerInput integers[STAGE_BLOCKS];
+        FloatInput floats[HALF_STAGE_BLOCKS];
+    };
 };
 
 union LargeShared {
@@ -56,8 +70,8 @@ struct LargeWarp {
     LargeShared &s;
     const KilnMatrix &matrix;
     unsigned slot, tile, half, row_start, rows, lane, g, t;
-    // False for a slot beyond the last tile: its warps only keep the others company.
-    bool active;
+    // Which pipelines the CTA runs: those that one of its slots needs, and the other keeps company.
+    bool any_integers, any_halves;
 
     __device__ unsigned blocks() const { return p.input.blocks; }
 
@@ -81,20 +95,51 @@ struct LargeWarp {
     }
 
     // The CTA's activations of a stage: 16-byte pieces, neighbours by neighbouring threads.
-    __device__ void copy_input(unsigned stage) const {
-        LargeStage &to = s.stages[stage % STAGES];
-        const unsigned block = stage * STAGE_BLOCKS, count = min(STAGE_BLOCKS, blocks() - block);
+    __device__ void copy_integers(unsigned stage) const {
+        IntegerInput *to = s.stages[stage % STAGES].integers;
         for (unsigned i = threadIdx.x; i < LARGE_ROWS * STAGE_BLOCKS * 2; i += LARGE_THREADS) {
             const unsigned row = i / (2 * STAGE_BLOCKS), b = i / 2 % STAGE_BLOCKS, piece = 16 * (i % 2);
-            const bool present = row < rows && b < count;
-            const size_t at = present ? (size_t)(row_start + row) * blocks() + block + b : 0;
-            copy_async(&to.input[b].quants[row][piece], p.input.quants + at * KILN_BLOCK + piece, present);
+            const InputPlace place(*this, row, stage * STAGE_BLOCKS + b);
+            copy_async(&to[b].quants[row][piece], p.input.quants + place.at * KILN_BLOCK + piece, place.present);
         }
-        for (unsigned i = threadIdx.x; i < LARGE_ROWS * STAGE_BLOCKS; i += LARGE_THREADS) {
-            const unsigned row = i / STAGE_BLOCKS, b = i % STAGE_BLOCKS;
-            const bool present = row < rows && b < count;
-            const size_t at = present ? (size_t)(row_start + row) * blocks() + block + b : 0;
-            copy_async(&to.input[b].scales[row], p.input.scales + at, present);
+        copy_scales<STAGE_BLOCKS>(to, stage);
+    }
+
+    __device__ void copy_floats(unsigned stage) const {
+        FloatInput *to = s.stages[stage % STAGES].floats;
+        constexpr unsigned PIECES = KILN_BLOCK / 4;
+        for (unsigned i = threadIdx.x; i < LARGE_ROWS * HALF_STAGE_BLOCKS * PIECES; i += LARGE_THREADS) {
+            const unsigned piece = i % PIECES, b = i / PIECES % HALF_STAGE_BLOCKS, row = i / PIECES / HALF_STAGE_BLOCKS;
+            const InputPlace place(*this, row, stage * HALF_STAGE_BLOCKS + b);
+            copy_async(&to[b].pieces[row][piece ^ row % 2], p.input.values + place.at * KILN_BLOCK + 4 * piece, place.present);
+        }
+        copy_scales<HALF_STAGE_BLOCKS>(to, stage);
+    }
+
+    // Where block `block` of a row of the CTA is, if there is one.
+    struct InputPlace {
+        bool present;
+        size_t at;
+        __device__ InputPlace(const LargeWarp &w, unsigned row, unsigned block)
+            : present(row < w.rows && block < w.blocks()), at(present ? (size_t)(w.row_start + row) * w.blocks() + block : 0) {}
+    };
+
+    template <unsigned BLOCKS, typename Input> __device__ void copy_scales(Input *to, unsigned stage) const {
+        for (unsigned i = threadIdx.x; i < LARGE_ROWS * BLOCKS; i += LARGE_THREADS) {
+            const unsigned row = i / BLOCKS, b = i % BLOCKS;
+            const InputPlace place(*this, row, stage * BLOCKS + b);
+            copy_async(&to[b].scales[row], p.input.scales + place.at, place.present);
+        }
+    }
+
+    // Word i of row r, 16 bytes, lies at r ^ 2 i: a quarter of a warp reads four words of two rows.
+    __device__ void copy_half_tile(unsigned stage) const {
+        constexpr unsigned WORDS = HALF_TILE_BYTES / 16;
+        uint4 *to = (uint4 *)s.stages[stage % STAGES].tiles[slot];
+        const unsigned block = stage * HALF_STAGE_BLOCKS, count = min(HALF_STAGE_BLOCKS, blocks() - block);
+        const uint4 *from = (const uint4 *)matrix.quants + ((size_t)tile * blocks() + block) * WORDS;
+        for (unsigned i = 32 * half + lane; i < WORDS * count; i += 64) {
+            copy_async(to + (i ^ 2 * (i / KILN_TILE_ROWS % 4)), from + i, true);
         }
     }
 
@@ -133,8 +178,10 @@ struct LargeWarp {
         return stored;
     }
 
-    // Element i of sums[m][n] is matrix row 16 m + g + 8 (i / 2) and batch row 32 half + 8 n + 2 t + i % 2.
-    template <int F> __device__ void add_block(const LargeStage &stage, unsigned block, float (&sums)[2][4][4]) const {
+    // Element i of sums[n][m] is matrix row 16 m + g + 8 (i / 2) and batch row 32 half + 8 n + 2 t + i % 2.
+    typedef float Sums[4][2][4];
+
+    template <int F> __device__ void add_integers(const LargeStage &stage, unsigned block, Sums &sums) const {
         const unsigned char *tiles = stage.tiles[slot];
         unsigned a[2][4];
         float scale[4], minimum[4];
@@ -149,12 +196,17 @@ struct LargeWarp {
             sub[i][0] = sub_scale<F>(stored, 0);
             sub[i][1] = sub_scale<F>(stored, 1);
         }
+        const IntegerInput &input = stage.integers[block];
+        // Words t and 4 + t of row g, of four times eight rows.
+        unsigned x[2][4];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            load_matrices(x[i], &input.quants[WARP_ROWS * half + 16 * i + lane / 16 * 8 + lane % 8][lane / 8 % 2 * 16]);
+        }
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            const unsigned first = WARP_ROWS * half + 8 * n;
-            const unsigned *x = (const unsigned *)stage.input[block].quants[first + g];
-            const unsigned b0 = x[t], b1 = x[4 + t];
-            const KilnActivationScale even = stage.input[block].scales[first + 2 * t], odd = stage.input[block].scales[first + 2 * t + 1];
+            const unsigned first = WARP_ROWS * half + 8 * n, b0 = x[n / 2][n % 2 * 2], b1 = x[n / 2][n % 2 * 2 + 1];
+            const KilnActivationScale even = input.scales[first + 2 * t], odd = input.scales[first + 2 * t + 1];
             const float da[2] = {even.scale, odd.scale}, sa[2] = {even.scaled_sum, odd.scaled_sum};
             const int low[2] = {-Format<F>::offset * even.sum_low, -Format<F>::offset * odd.sum_low};
             const int high[2] = {-Format<F>::offset * even.sum_high, -Format<F>::offset * odd.sum_high};
@@ -173,40 +225,56 @@ struct LargeWarp {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int row = 2 * m + i / 2, column = i % 2;
-                    sums[m][n][i] = fmaf((float)dot[i], scale[row] * da[column], sums[m][n][i]);
-                    if constexpr (Format<F>::has_min) sums[m][n][i] = fmaf(minimum[row], sa[column], sums[m][n][i]);
+                    sums[n][m][i] = fmaf((float)dot[i], scale[row] * da[column], sums[n][m][i]);
+                    if constexpr (Format<F>::has_min) sums[n][m][i] = fmaf(minimum[row], sa[column], sums[n][m][i]);
                 }
             }
         }
     }
 
-    // Runs the pipeline; `copy(stage)` starts the copies of the slot's tile, `use(stage data, block of the stage, block)` takes one block.
-    template <typename Copy, typename Use> __device__ void pipeline(Copy &&copy, Use &&use) const {
-        const unsigned stages = (blocks() + STAGE_BLOCKS - 1) / STAGE_BLOCKS;
+    template <int F> __device__ void add_halves(const LargeStage &stage, unsigned block, Sums &sums) const {
+        const uint4 *tile_words = (const uint4 *)(stage.tiles[slot] + block * HALF_TILE_BYTES) + KILN_TILE_ROWS * t;
+        uint4 words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) words[i] = tile_words[(g + 8 * i) ^ 2 * t];
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const unsigned row = WARP_ROWS * half + 8 * n + g;
+            const float4 *pieces = stage.floats[block].pieces[row];
+            const HalfInput<F> x = half_input<F>(pieces[2 * t ^ row % 2], pieces[(2 * t + 1) ^ row % 2], stage.floats[block].scales[row].scale);
+            kiln::add_halves<F>(words, x, sums[n]);
+        }
+    }
+
+    // Runs a pipeline: `copy(stage)` starts the copies of a stage of BLOCKS blocks, `use(stage data, block of the stage, block)` takes one.
+    template <unsigned BLOCKS, typename Copy, typename Use> __device__ void pipeline(Copy &&copy, Use &&use) const {
+        const unsigned stages = (blocks() + BLOCKS - 1) / BLOCKS;
         for (unsigned stage = 0; stage < STAGES - 1; stage++) {
-            if (stage < stages) {
-                copy(stage);
-                copy_input(stage);
-            }
+            if (stage < stages) copy(stage);
             copy_commit();
         }
         for (unsigned stage = 0; stage < stages; stage++) {
             copy_wait<STAGES - 2>();
             __syncthreads();
-            if (stage + STAGES - 1 < stages) {
-                copy(stage + STAGES - 1);
-                copy_input(stage + STAGES - 1);
-            }
+            if (stage + STAGES - 1 < stages) copy(stage + STAGES - 1);
             copy_commit();
-            const unsigned block = stage * STAGE_BLOCKS, count = min(STAGE_BLOCKS, blocks() - block);
+            const unsigned block = stage * BLOCKS, count = min(BLOCKS, blocks() - block);
             for (unsigned b = 0; b < count; b++) use(s.stages[stage % STAGES], b, block + b);
         }
         copy_wait<0>();
         __syncthreads();
     }
 
-    template <int F> __device__ void integers() {
-        float sums[2][4][4] = {}, totals[2][4][4] = {};
+    __device__ void accompany_integers() const {
+        if (any_integers) pipeline<STAGE_BLOCKS>([&](unsigned stage) { copy_integers(stage); }, [](const LargeStage &, unsigned, unsigned) {});
+    }
+    __device__ void accompany_halves() const {
+        if (any_halves) pipeline<HALF_STAGE_BLOCKS>([&](unsigned stage) { copy_floats(stage); }, [](const LargeStage &, unsigned, unsigned) {});
+    }
+
+    // `add(stage data, block of the stage, sums)` adds one block.
+    template <unsigned BLOCKS, typename Copy, typename Add> __device__ void sum_segments(Sums &totals, Copy &&copy, Add &&add) const {
+        Sums sums = {};
         const unsigned segment = segment_blocks(blocks());
         auto fold = [&] {
 #pragma unroll
@@ -215,22 +283,49 @@ struct LargeWarp {
                 (&sums[0][0][0])[i] = 0.0f;
             }
         };
-        pipeline([&](unsigned stage) { copy_tile<F>(stage); },
-                 [&](const LargeStage &stage, unsigned b, unsigned block) {
-                     if (block > 0 && block % segment == 0) fold();
-                     add_block<F>(stage, b, sums);
-                 });
+        pipeline<BLOCKS>(copy, [&](const LargeStage &stage, unsigned b, unsigned block) {
+            if (block > 0 && block % segment == 0) fold();
+            add(stage, b, sums);
+        });
         fold();
+    }
+
+    __device__ void put(const Sums &totals) const {
 #pragma unroll
         for (int i = 0; i < 32; i++) {
-            const unsigned m = i / 16, n = i / 4 % 4, e = i % 4;
-            s.outputs[slot][WARP_ROWS * half + 8 * n + 2 * t + e % 2][16 * m + g + 8 * (e / 2)] = totals[m][n][e];
+            const unsigned n = i / 8, m = i / 4 % 2, e = i % 4;
+            s.outputs[slot][WARP_ROWS * half + 8 * n + 2 * t + e % 2][16 * m + g + 8 * (e / 2)] = totals[n][m][e];
         }
     }
 
-    // Lane = matrix row, a few batch rows at a time; the pipeline runs for the other slot's sake.
-    __device__ void floats() {
-        pipeline([](unsigned) {}, [](const LargeStage &, unsigned, unsigned) {});
+    template <int F> __device__ void integers() const {
+        Sums totals = {};
+        sum_segments<STAGE_BLOCKS>(
+            totals,
+            [&](unsigned stage) {
+                copy_tile<F>(stage);
+                copy_integers(stage);
+            },
+            [&](const LargeStage &stage, unsigned block, Sums &sums) { add_integers<F>(stage, block, sums); });
+        accompany_halves();
+        put(totals);
+    }
+
+    template <int F> __device__ void halves() const {
+        accompany_integers();
+        Sums totals = {};
+        sum_segments<HALF_STAGE_BLOCKS>(
+            totals,
+            [&](unsigned stage) {
+                copy_half_tile(stage);
+                copy_floats(stage);
+            },
+            [&](const LargeStage &stage, unsigned block, Sums &sums) { add_halves<F>(stage, block, sums); });
+        put(totals);
+    }
+
+    // Lane = matrix row, a few batch rows at a time.
+    __device__ void singles() const {
         constexpr int GROUP = 4;
         const unsigned segment = segment_blocks(blocks()), segments = (blocks() + segment - 1) / segment;
         for (unsigned first = WARP_ROWS * half; first < min(WARP_ROWS * (half + 1), rows); first += GROUP) {
@@ -238,7 +333,7 @@ struct LargeWarp {
             float totals[GROUP] = {};
             for (unsigned i = 0; i < segments; i++) {
                 float sums[GROUP];
-                segment_sums<GROUP, Formats::FLOATS>(matrix, tile, i, GlobalInput{p.input, row_start + first}, count, sums);
+                segment_sums<GROUP, Formats::F32>(matrix, tile, i, GlobalInput{p.input, row_start + first}, count, sums);
 #pragma unroll
                 for (int r = 0; r < GROUP; r++) totals[r] += sums[r];
             }
@@ -247,21 +342,45 @@ struct LargeWarp {
         }
     }
 
-    __device__ void run() {
+    // A slot beyond the last tile only accompanies the other.
+    __device__ void run(bool active) const {
         if (!active) {
-            pipeline([](unsigned) {}, [](const LargeStage &, unsigned, unsigned) {});
+            accompany_integers();
+            accompany_halves();
             return;
         }
         dispatch_format(matrix.format, [&](auto format) {
             constexpr int F = decltype(format)::value;
-            if constexpr (Format<F>::is_float) {
-                floats();
+            if constexpr (F == KILN_F32) {
+                accompany_integers();
+                accompany_halves();
+                singles();
+            } else if constexpr (Format<F>::is_half) {
+                halves<F>();
             } else {
                 integers<F>();
             }
         });
     }
 };
+
+// What the tiles of the CTA's two slots are of.
+struct SlotTile {
+    unsigned matrix, tile;
+    bool active;
+
+    __device__ SlotTile(const KilnLinearParams &p, unsigned slot) : matrix(slot), tile(blockIdx.x) {
+        if (!is_gated(p)) {
+            matrix = 0, tile = SLOTS * blockIdx.x + slot;
+            while (matrix + 1 < p.num_matrices && tile >= p.matrices[matrix].tiles) tile -= p.matrices[matrix++].tiles;
+        }
+        active = tile < p.matrices[matrix].tiles;
+    }
+};
+
+__device__ inline bool is_half_format(unsigned format) { return format == KILN_F16 || format == KILN_BF16; }
+
+static_assert(sizeof(LargeShared) == KILN_LARGE_SHARED_BYTES, "what the host asks for");
 
 }  // namespace kiln
 
@@ -276,14 +395,16 @@ extern "C" __global__ void __launch_bounds__(LARGE_THREADS, 2) kiln_linear_large
     if (row_start >= all_rows) return;
     const unsigned rows = min(all_rows - row_start, LARGE_ROWS), warp = warp_id(), lane = lane_id();
     const bool gated = is_gated(p);
-    const unsigned slot = warp / 2;
-    unsigned matrix = slot, tile = blockIdx.x;
-    if (!gated) {
-        matrix = 0, tile = SLOTS * blockIdx.x + slot;
-        while (matrix + 1 < p.num_matrices && tile >= p.matrices[matrix].tiles) tile -= p.matrices[matrix++].tiles;
+    bool any_integers = false, any_halves = false;
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
+        const SlotTile other(p, slot);
+        const unsigned format = p.matrices[other.matrix].format;
+        any_halves |= other.active && is_half_format(format);
+        any_integers |= other.active && !is_half_format(format) && format != KILN_F32;
     }
-    const bool active = tile < p.matrices[matrix].tiles;
-    LargeWarp{p, s, p.matrices[matrix], slot, tile, warp % 2, row_start, rows, lane, lane / 4, lane % 4, active}.run();
+    const unsigned slot = warp / 2;
+    const auto [matrix, tile, active] = SlotTile(p, slot);
+    LargeWarp{p, s, p.matrices[matrix], slot, tile, warp % 2, row_start, rows, lane, lane / 4, lane % 4, any_integers, any_halves}.run(active);
     __syncthreads();
     if (gated) {
         for (unsigned row = warp; row < rows; row += LARGE_THREADS / 32) {

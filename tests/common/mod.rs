@@ -29,6 +29,11 @@ impl Tested {
         Tested { name: name.into(), prepare: Box::new(prepare) }
     }
 
+    /// Whether it adds products of 16-bit floats in tensor cores, whose order of sums is their own.
+    pub fn has_tensor_cores(&self) -> bool {
+        self.name == "cuda"
+    }
+
     /// The device, ready to run `program`.
     pub fn ready(&self, program: &Program, weights: &dyn TensorSource, limits: &Limits) -> Box<dyn Device> {
         (self.prepare)(program, weights, limits).unwrap_or_else(|error| panic!("{}: {error}", self.name))

@@ -17,6 +17,19 @@ pub enum Tolerance {
     Bits,
     /// No element further than `max`, all together no further than `mean` on average.
     Near { max: f32, mean: f32 },
+    /// Equal bits, but near on tensor cores.
+    BitsOrNear { max: f32, mean: f32 },
+}
+
+impl Tolerance {
+    /// What is asked of a device.
+    fn of(self, tested: &Tested) -> Tolerance {
+        match self {
+            Tolerance::BitsOrNear { max, mean } if tested.has_tensor_cores() => Tolerance::Near { max, mean },
+            Tolerance::BitsOrNear { .. } => Tolerance::Bits,
+            other => other,
+        }
+    }
 }
 
 /// What an output may hold.
@@ -85,9 +98,9 @@ impl Case {
         let read = |device: &dyn Device, checkpoint| {
             device.read(checkpoint).unwrap_or_else(|e| panic!("{}: {}: {e}", tested.name, self.name))
         };
-        let left = |device: &dyn Device, checkpoint: Checkpoint, tolerance, nan| Left {
+        let left = |device: &dyn Device, checkpoint: Checkpoint, tolerance: Tolerance, nan| Left {
             what: format!("{checkpoint:?}"),
-            tolerance,
+            tolerance: tolerance.of(tested),
             nan,
             values: read(device, checkpoint),
         };
@@ -145,7 +158,7 @@ fn compare(what: &str, left: &Left, expected: &[f32]) {
         let near = match left.tolerance {
             Tolerance::Bits => a.to_bits() == b.to_bits(),
             // Written so that NaN fails.
-            Tolerance::Near { max, .. } => difference <= max,
+            Tolerance::Near { max, .. } | Tolerance::BitsOrNear { max, .. } => difference <= max,
         };
         assert!(near, "{what}: element {i}: {a:e}, expected {b:e}, {:?}", left.tolerance);
         sum += difference;

@@ -24,6 +24,7 @@ pub const KILN_HEAD_DIM_MAX: _bindgen_ty_1 = 256;
 pub const KILN_SAMPLE_THREADS: _bindgen_ty_1 = 512;
 pub const KILN_SAMPLE_SLICE: _bindgen_ty_1 = 8192;
 pub const KILN_SAMPLE_SLICE_MAX: _bindgen_ty_1 = 16384;
+pub const KILN_LARGE_SHARED_BYTES: _bindgen_ty_1 = 81408;
 pub const KILN_SAMPLE_BINS: _bindgen_ty_1 = 2048;
 pub const KILN_BIASES_MAX: _bindgen_ty_1 = 1024;
 pub const KILN_TOP_MAX: _bindgen_ty_1 = 128;

@@ -15,8 +15,6 @@ pub const SMALL_ROWS: [u32; 4] = [1, 2, 4, 8];
 /// Batch rows and threads of a CTA of the matrix-matrix kernel (cuda/linear_large.cu).
 pub const LARGE_ROWS: u32 = 64;
 pub const LARGE_THREADS: u32 = 128;
-/// `sizeof(LargeShared)`: three stages of two tiles and the rows of four blocks.
-const LARGE_SHARED_BYTES: u32 = 3 * (2 * 4 * (1024 + 64) + 4 * (LARGE_ROWS * (48 + 16) + 32));
 
 /// Dynamic shared memory that the fused kernel may use beside its static one, on every architecture.
 pub const FUSED_SHARED_BYTES_MAX: u32 = 88 << 10;
@@ -68,7 +66,7 @@ impl Kernels {
                 small.kernel("kiln_linear_fused_1", FUSED_SHARED_BYTES_MAX)?.early(),
                 small.kernel("kiln_linear_fused_2", FUSED_SHARED_BYTES_MAX)?.early(),
             ],
-            linear_large: large.kernel("kiln_linear_large", LARGE_SHARED_BYTES)?.early(),
+            linear_large: large.kernel("kiln_linear_large", KILN_LARGE_SHARED_BYTES)?.early(),
             attend: [
                 attend.kernel("kiln_attend_32", attend_shared_bytes(32))?.early(),
                 attend.kernel("kiln_attend_64", attend_shared_bytes(64))?.early(),

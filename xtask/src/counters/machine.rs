@@ -1,4 +1,4 @@
-//! The kernels' machine code: compiled by nvcc for two architectures, disassembled by nvdisasm, and searched for loops.
+//! The kernels' machine code, as release builds have it: compiled by nvcc, disassembled by nvdisasm, and searched for loops.
 
 use super::problem;
 use crate::error::Error;
@@ -8,13 +8,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest architecture, and Hopper.
+/// Whose machine code is read: the oldest architecture, and Hopper.
 pub const ARCHS: [&str; 2] = ["80", "90a"];
-/// The files whose kernels a step spends its time in.
-const FILES: [&str; 3] = ["linear_small", "linear_large", "attend"];
+/// The others that release builds have machine code for: nothing may spill there either.
+const OTHER_ARCHS: [&str; 4] = ["86", "89", "100", "120"];
 
-/// All kernels of all architectures.
-pub struct MachineCode(Vec<KernelCode>);
+/// All kernels of [`ARCHS`], and what all kernels of all architectures spill.
+pub struct MachineCode {
+    kernels: Vec<KernelCode>,
+    pub spill_bytes: u64,
+}
 
 pub struct KernelCode {
     pub name: String,
@@ -23,8 +26,6 @@ pub struct KernelCode {
     pub instructions: Vec<String>,
     /// Index of the instruction that a label names.
     labels: HashMap<String, usize>,
-    /// Spilled by ptxas.
-    pub spill_bytes: u64,
 }
 
 impl MachineCode {
@@ -32,62 +33,50 @@ impl MachineCode {
         let bin = tools.join("nvidia/cu13/bin");
         let out = repo.root().join("target/counters");
         std::fs::create_dir_all(&out).map_err(Error::io("creating", &out))?;
-        let mut kernels = Vec::new();
-        for file in FILES {
-            for arch in ARCHS {
-                kernels.extend(compile(repo, &bin, &out, file, arch)?);
+        let folder = repo.root().join("cuda");
+        let entries = std::fs::read_dir(&folder).map_err(Error::io("reading", &folder))?;
+        let is_source = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "cu");
+        let sources: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_source).collect();
+        let mut code = MachineCode { kernels: Vec::new(), spill_bytes: 0 };
+        for source in &sources {
+            for arch in ARCHS.into_iter().chain(OTHER_ARCHS) {
+                let cubin = out.join(format!("{}.{arch}.cubin", source.file_stem().unwrap_or_default().display()));
+                code.spill_bytes += compile(repo, &bin, source, arch, &cubin)?;
+                if ARCHS.contains(&arch) {
+                    let listing = process::capture(Command::new(bin.join("nvdisasm")).arg("-c").arg(&cubin))?;
+                    code.kernels.extend(disassembled(&listing, arch));
+                }
             }
         }
-        Ok(MachineCode(kernels))
+        Ok(code)
     }
 
     /// The kernel of an architecture.
     pub fn kernel(&self, name: &str, arch: &str) -> Result<&KernelCode, Error> {
-        let found = self.0.iter().find(|kernel| kernel.name == name && kernel.arch == arch);
+        let found = self.kernels.iter().find(|kernel| kernel.name == name && kernel.arch == arch);
         found.ok_or_else(|| problem(name, &format!("not in the machine code for sm_{arch}")))
-    }
-
-    pub fn spill_bytes(&self) -> u64 {
-        self.0.iter().map(|kernel| kernel.spill_bytes).sum()
     }
 }
 
-fn compile(repo: &Repo, bin: &Path, out: &Path, file: &str, arch: &'static str) -> Result<Vec<KernelCode>, Error> {
-    let cubin: PathBuf = out.join(format!("{file}.{arch}.cubin"));
+/// Compiles a file and returns what its kernels spill.
+fn compile(repo: &Repo, bin: &Path, source: &Path, arch: &str, cubin: &Path) -> Result<u64, Error> {
     let mut nvcc = Command::new(bin.join("nvcc"));
-    nvcc.current_dir(repo.root()).args(["-std=c++17", "-lineinfo", "--fmad=false", "-Icuda", "-cubin", "-Xptxas=-v"]);
-    nvcc.arg(format!("-arch=sm_{arch}")).arg("-o").arg(&cubin).arg(format!("cuda/{file}.cu"));
+    nvcc.current_dir(repo.root()).args(["--options-file=cuda/nvcc.opt", "-cubin", "-Xptxas=-v"]);
+    nvcc.arg(format!("-arch=sm_{arch}")).arg("-o").arg(cubin).arg(source);
     let output = nvcc.output().map_err(|source| process::start_error(&nvcc, source))?;
     let messages = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
         return Err(problem(&process::shown(&nvcc), &messages));
     }
-    let listing = process::capture(Command::new(bin.join("nvdisasm")).arg("-c").arg(&cubin))?;
-    let spills = spills(&messages);
-    let mut kernels = disassembled(&listing, arch);
-    for kernel in &mut kernels {
-        let bytes = spills.get(&kernel.name).copied();
-        kernel.spill_bytes = bytes.ok_or_else(|| problem(&kernel.name, "ptxas -v says nothing of its spills"))?;
-    }
-    Ok(kernels)
+    spills(&messages).ok_or_else(|| problem(&process::shown(&nvcc), "`ptxas -v` says nothing of spills"))
 }
 
-/// Bytes of spill stores and loads by kernel, from what `ptxas -v` says.
-fn spills(messages: &str) -> HashMap<String, u64> {
-    let (mut spills, mut kernel) = (HashMap::new(), None);
-    for line in messages.lines() {
-        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            kernel = rest.split('\'').next().map(str::to_owned);
-        } else if line.contains("spill stores") {
-            let before = |what: &str| line.split_once(what)?.0.split_whitespace().next_back()?.parse::<u64>().ok();
-            if let (Some(name), Some(stores), Some(loads)) =
-                (kernel.take(), before(" bytes spill stores"), before(" bytes spill loads"))
-            {
-                spills.insert(name, stores + loads);
-            }
-        }
-    }
-    spills
+/// Bytes of spill stores and loads of all kernels, from what `ptxas -v` says; `None` if it speaks of no kernel.
+fn spills(messages: &str) -> Option<u64> {
+    let of = |line: &str, what: &str| line.split_once(what)?.0.split_whitespace().next_back()?.parse::<u64>().ok();
+    let kernels =
+        messages.lines().filter_map(|line| Some(of(line, " bytes spill stores")? + of(line, " bytes spill loads")?));
+    kernels.reduce(|a, b| a + b)
 }
 
 /// The kernels of a listing of `nvdisasm -c`.
@@ -95,13 +84,7 @@ fn disassembled(listing: &str, arch: &'static str) -> Vec<KernelCode> {
     let mut kernels: Vec<KernelCode> = Vec::new();
     for line in listing.lines() {
         if let Some(name) = line.strip_prefix(".text.").and_then(|rest| rest.strip_suffix(':')) {
-            kernels.push(KernelCode {
-                name: name.to_owned(),
-                arch,
-                instructions: Vec::new(),
-                labels: HashMap::new(),
-                spill_bytes: 0,
-            });
+            kernels.push(KernelCode { name: name.to_owned(), arch, instructions: Vec::new(), labels: HashMap::new() });
         }
         let Some(kernel) = kernels.last_mut() else { continue };
         let line = line.trim();
@@ -231,13 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn spills_are_read_by_kernel() {
+    fn what_kernels_spill_is_added_up() {
         let messages = "ptxas info    : Compiling entry function 'a' for 'sm_80'
 ptxas info    : Function properties for a
     8 bytes stack frame, 12 bytes spill stores, 4 bytes spill loads
 ptxas info    : Compiling entry function 'b' for 'sm_80'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ";
-        assert_eq!(spills(messages), [("a".to_owned(), 16), ("b".to_owned(), 0)].into());
+        assert_eq!(spills(messages), Some(16));
+        assert_eq!(spills("nothing"), None);
     }
 }
