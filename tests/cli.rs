@@ -192,6 +192,36 @@ fn bench_measures_many_sequences_at_once() {
 }
 
 #[test]
+fn profile_measures_and_says_how_to_look_closer() {
+    let text = stdout(with_model("profile", &["-p", "16", "-n", "2", "--device", "cpu"]));
+    for words in ["prefill  16 tokens, ", "decode   2 tokens, ", "--device cuda", "\nnsys profile ", "\nncu "] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+}
+
+#[test]
+fn profile_runs_itself_under_a_tool() {
+    let tools = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut command = with_model("profile", &["-p", "16", "-n", "2", "--run", "nsys"]);
+        command.env("PATH", tools.path());
+        command
+    };
+    refuses(run(), &["nsys cannot be started", "PATH", "--run"]);
+    let nsys = tools.path().join("nsys");
+    std::fs::write(&nsys, "#!/bin/sh\necho \"$@\"\n").unwrap();
+    std::fs::set_permissions(&nsys, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let said = stdout(run());
+    assert!(said.starts_with("profile --capture-range=cudaProfilerApi --capture-range-end=stop "), "{said}");
+    let itself = format!("{} profile --model ", env!("CARGO_BIN_EXE_kiln"));
+    assert!(
+        said.contains(&itself) && said.ends_with("--n-prompt 16 --n-gen 2 --ubatch-size 512 --device cuda\n"),
+        "{said}"
+    );
+    assert!(!said.contains("--run"), "{said}");
+}
+
+#[test]
 fn mistakes_are_refused_with_the_numbers() {
     refuses(kiln(&["run", "-m", "no/such/model.gguf", "hi"]), &["no/such/model.gguf"]);
     refuses(with_model("run", &["--ctx-size", "16", &"word ".repeat(100)]), &["16", "--ctx-size"]);

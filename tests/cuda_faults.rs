@@ -60,7 +60,9 @@ const TYPED: &str = "typed error: ";
 /// In the child: the error has a type and an operation.
 fn expect_typed(kind: &str) {
     if let Err(error) = generate() {
-        let EngineError::Device(device_error) = &error else { panic!("not of the device: {error:?}") };
+        let (EngineError::Device(device_error) | EngineError::Lost { source: device_error, .. }) = &error else {
+            panic!("not of the device: {error:?}")
+        };
         match (kind, device_error) {
             ("alloc", DeviceError::OutOfMemory { purpose, bytes, flag, .. }) => {
                 assert!(*bytes > 0 && !purpose.is_empty() && !flag.is_empty());

@@ -4,6 +4,7 @@ mod bandwidth;
 mod bench;
 mod inspect;
 mod perplexity;
+mod profile;
 mod run;
 mod score;
 mod tokenize;
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     Run(Box<run::RunArgs>),
     Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
     Perplexity(perplexity::PerplexityArgs),
     Score(score::ScoreArgs),
     Tokenize(tokenize::TokenizeArgs),
@@ -130,6 +132,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

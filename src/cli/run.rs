@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::runtime::{Control, Generation, LoadedModel, Runtime, RuntimeOptions};
+use kiln::runtime::{Control, Generation, LoadedModel, Progress, Runtime, RuntimeOptions};
 use kiln::sampling::SamplingParams;
 use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
 
@@ -174,7 +174,7 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     };
     let loaded = LoadedModel::open(&args.model)?;
     let bar = byte_bar(&format!("loading {}", args.model.display()), loaded.tensor_bytes());
-    let opened = Runtime::of(&loaded, &options, &|bytes| bar.set_position(bytes));
+    let opened = Runtime::of(&loaded, &options, &|progress| show(progress, &bar));
     bar.finish_and_clear();
     drop(loaded);
     let mut runtime = opened?;
@@ -244,6 +244,18 @@ fn byte_bar(message: &str, bytes: u64) -> ProgressBar {
     bar.set_message(message.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+fn show(progress: Progress, bar: &ProgressBar) {
+    match progress {
+        Progress::TensorBytes(bytes) => bar.set_position(bytes),
+        Progress::Graphs { captured, total } => {
+            let style = ProgressStyle::with_template("capturing decode steps {wide_bar} {pos} of {len}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_length(total.into());
+            bar.set_position(captured.into());
+        }
+    }
 }
 
 fn print_statistics(runtime: &Runtime, generation: &Generation) {

@@ -38,6 +38,8 @@ pub enum EngineError {
     Broken,
     #[error("sequences are running: score when the engine is idle")]
     Busy,
+    #[error("{source}; {sequences} unfinished sequences are lost, with {output_tokens} tokens generated so far")]
+    Lost { source: DeviceError, sequences: u32, output_tokens: u64 },
     #[error(transparent)]
     BadRow(#[from] BadRow),
     #[error(transparent)]
@@ -167,15 +169,19 @@ impl Engine {
     /// returns what happened.
     ///
     /// # Errors
-    /// The device failed. All sequences are gone, without further events, and the engine takes no more.
+    /// `Lost`: the device failed. All sequences are gone, without further events, and the engine takes no more.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         let before = (self.step, self.in_flight.len());
         if let Err(error) = self.advance() {
+            let (sequences, output_tokens) = self.scheduler.unfinished();
             self.is_broken = true;
             self.in_flight.clear();
             self.events.clear();
             self.scheduler.clear();
-            return Err(error);
+            return Err(match error {
+                EngineError::Device(source) => EngineError::Lost { source, sequences, output_tokens },
+                other => other,
+            });
         }
         if cfg!(debug_assertions) && !self.is_broken {
             self.assert_consistent(before);

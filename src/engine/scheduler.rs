@@ -68,6 +68,12 @@ impl Scheduler {
         (self.waiting.len() + self.running.len()) as u32
     }
 
+    /// Sequences waiting and running, and the tokens that they have generated.
+    pub fn unfinished(&self) -> (u32, u64) {
+        let output_tokens = self.waiting.iter().chain(&self.running).map(|seq| seq.output_ids.len() as u64).sum();
+        (self.num_sequences(), output_tokens)
+    }
+
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }

@@ -408,8 +408,20 @@ fn a_failing_device_ends_everything_once() {
             for i in 10..14 {
                 engine.add(request(i)).unwrap();
             }
-            let failure = std::iter::from_fn(|| Some(engine.step())).find_map(Result::err).unwrap();
-            assert!(matches!(failure, EngineError::Device(_)));
+            let (mut finished, mut tokens) = (0, 0);
+            let failure = loop {
+                match engine.step() {
+                    Ok(events) => events.iter().for_each(|event| match event {
+                        Event::Token { .. } => tokens += 1,
+                        Event::Finished { .. } | Event::Failed { .. } => finished += 1,
+                    }),
+                    Err(error) => break error,
+                }
+            };
+            let EngineError::Lost { sequences, output_tokens, .. } = failure else { panic!("{failure:?}") };
+            assert_eq!(sequences, 4 - finished);
+            assert!(output_tokens <= tokens, "{output_tokens} of {tokens}, less those of finished sequences");
+            assert!(finished > 0 || output_tokens == tokens);
             assert!(engine.is_idle());
             assert_eq!(engine.step().unwrap(), []);
             assert!(matches!(engine.add(request(1)), Err(EngineError::Broken)));

@@ -1,13 +1,14 @@
 //! A model file, a tokenizer, a device and an engine put together: what commands and servers stand on.
 
+mod capacity;
 mod loaded;
 
-use std::num::NonZeroUsize;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::device::{Limits, MemoryUse};
+use crate::device::MemoryUse;
 use crate::engine::{Engine, EngineError, Event, FinishReason, Request, SequenceMetrics};
 use crate::ids::TokenId;
 use crate::model::{ModelSpec, Program};
@@ -15,14 +16,8 @@ use crate::sampling::SamplingParams;
 use crate::tokenizer::{ChatTemplate, Pushed, SpecialText, StopText, TextStream, Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
 
-pub use loaded::{LoadedModel, OnProgress};
-
-/// Positions per KV-cache block.
-const BLOCK_TOKENS: u32 = 16;
-
-/// The default context is what the model was trained for, but no more than this much cache. On a GPU it is also no more than what is
-/// free beside the weights, of which an eighth is left for everything else.
-const DEFAULT_ARENA_BYTES_MAX: u64 = 4 << 30;
+use capacity::{SequenceNeed, limits_of};
+pub use loaded::{LoadedModel, OnProgress, OpenDevice, Progress};
 
 /// What runs the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +31,15 @@ pub enum DeviceChoice {
     Reference,
 }
 
+/// How many sequences may run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// At most 1,024.
+    Exactly(NonZeroU32),
+    /// What a GPU has room for beside the weights; on the host within 4 GiB of cache. At most 64.
+    AsManyAsFit,
+}
+
 /// How to open a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeOptions {
@@ -44,6 +48,8 @@ pub struct RuntimeOptions {
     pub threads: Option<u32>,
     /// Positions per sequence; the trained context by default, within 4 GiB of cache.
     pub context_tokens: Option<u32>,
+    /// Each has the whole context.
+    pub sequences: Sequences,
     /// Rows of one prefill step.
     pub step_rows_max: u32,
     /// Rows of one step with logits: 1 for generation, more to score.
@@ -56,6 +62,7 @@ impl Default for RuntimeOptions {
             device: DeviceChoice::Auto,
             threads: None,
             context_tokens: None,
+            sequences: Sequences::Exactly(NonZeroU32::MIN),
             step_rows_max: 512,
             logit_rows_max: 1,
         }
@@ -77,6 +84,8 @@ pub enum RuntimeError {
     VocabularyMismatch { tokenizer: usize, model: u32 },
     #[error("the context needs {asked} tokens, at least 2 and at most {limit} are possible: change --ctx-size")]
     Context { asked: u32, limit: u32 },
+    #[error("{asked} sequences at once were asked for, at most {limit} are possible: lower --parallel")]
+    Sequences { asked: u32, limit: u32 },
 }
 
 /// A model ready to generate.
@@ -153,8 +162,9 @@ impl Runtime {
         if tokenizer.vocab_size() > spec.vocab_size as usize {
             return Err(RuntimeError::VocabularyMismatch { tokenizer: tokenizer.vocab_size(), model: spec.vocab_size });
         }
-        let limits = limits_of(&spec, options, loaded.cache_bytes_max(options.device))?;
-        let device = loaded.prepare(&Program::of(&spec), options.device, &limits, on_progress)?;
+        let device = OpenDevice::open(options.device)?;
+        let limits = limits_of(SequenceNeed::of(&spec), options, device.room_bytes(loaded.tensor_bytes())?)?;
+        let device = loaded.prepare(&Program::of(&spec), device, &limits, on_progress)?;
         let engine = Engine::new(device, spec.vocab_size, tokenizer.end_ids().to_vec());
         Ok(Runtime { tokenizer, chat_template, spec, engine })
     }
@@ -275,30 +285,6 @@ impl Collected {
             self.logprobs.push(TokenLogprob { id, logprob, top });
         }
     }
-}
-
-/// `cache_bytes_max`: what the device has room for, if that is known.
-fn limits_of(spec: &ModelSpec, options: &RuntimeOptions, cache_bytes_max: Option<u64>) -> Result<Limits, RuntimeError> {
-    const CONTEXT_TOKENS_LIMIT: u32 = 1 << 20;
-    let arena_bytes_max = cache_bytes_max.map_or(DEFAULT_ARENA_BYTES_MAX, |bytes| bytes.min(DEFAULT_ARENA_BYTES_MAX));
-    // Whole blocks: an arena has no other room.
-    let affordable =
-        arena_bytes_max / spec.kv_bytes_per_token(2).max(1) / u64::from(BLOCK_TOKENS) * u64::from(BLOCK_TOKENS);
-    let default = spec.context_tokens_trained.min(affordable.min(u64::from(u32::MAX)) as u32).max(BLOCK_TOKENS);
-    let context_tokens_max = options.context_tokens.unwrap_or(default);
-    if !(2..=CONTEXT_TOKENS_LIMIT).contains(&context_tokens_max) {
-        return Err(RuntimeError::Context { asked: context_tokens_max, limit: CONTEXT_TOKENS_LIMIT });
-    }
-    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
-    Ok(Limits {
-        slots_max: 1,
-        context_tokens_max,
-        step_rows_max: options.step_rows_max.min(context_tokens_max),
-        logit_rows_max: options.logit_rows_max,
-        block_tokens: BLOCK_TOKENS,
-        num_blocks: context_tokens_max.div_ceil(BLOCK_TOKENS),
-        threads: options.threads.unwrap_or_else(cores),
-    })
 }
 
 /// A seed nobody chose, from the system's randomness.

@@ -139,7 +139,7 @@ fn run(seed: u64, met: &mut Met) {
         match engine.step() {
             Ok(events) => events.into_iter().for_each(|event| receive(event, &mut running, met)),
             Err(error) => {
-                assert!(fails_at.is_some() && matches!(error, EngineError::Device(_)), "{error}");
+                assert!(fails_at.is_some() && matches!(error, EngineError::Lost { .. }), "{error}");
                 assert!(engine.is_idle());
                 met.device_failures += 1;
                 return;

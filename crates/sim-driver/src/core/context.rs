@@ -247,6 +247,13 @@ impl Driver {
         Ok(())
     }
 
+    /// There is no tool to switch: the report says when one would have been.
+    pub fn profiler(&mut self, is_on: bool) -> Res {
+        self.context()?;
+        self.report.profiler(is_on);
+        Ok(())
+    }
+
     pub fn set_cache_config(&mut self, config: u32) -> Res {
         require(config <= 3, Code::InvalidValue, format!("cache configuration {config}"))?;
         self.current_mut()?.cache_config = config;

@@ -63,6 +63,10 @@ impl Report {
         self.line(|| ReportLine::ContextEnd { device_bytes, host_bytes });
     }
 
+    pub fn profiler(&mut self, is_on: bool) {
+        self.line(|| ReportLine::Profiler { is_on });
+    }
+
     /// `direction` is from and to, such as `host_to_device`.
     pub fn copy(&mut self, direction: &str, bytes: u64) {
         self.line(|| ReportLine::Copy { direction: direction.to_owned(), bytes });
