@@ -45,7 +45,7 @@ fn generate() -> Result<(), EngineError> {
     let device = CudaDevice::prepare(&Program::of(&spec), &tensors, &limits, 0)?;
     let mut engine = Engine::new(Box::new(device), MODEL.vocab_size, Vec::new());
     let prompt_ids = (0..3).map(TokenId).collect();
-    engine.add(Request { prompt_ids, params: SamplingParams::greedy(3), seed: 1 })?;
+    engine.add(Request::new(prompt_ids, SamplingParams::greedy(3), 1))?;
     while !engine.is_idle() {
         engine.step()?;
     }

@@ -195,7 +195,7 @@ impl Runtime {
     ) -> Result<Generation, RuntimeError> {
         params.validate(self.spec.vocab_size).map_err(EngineError::from)?;
         let seed = params.seed.unwrap_or_else(fresh_seed);
-        let request = Request { prompt_ids: prompt_ids.to_vec(), params: params.clone(), seed };
+        let request = Request::new(prompt_ids.to_vec(), params.clone(), seed);
         let mut stream = TextStream::new(
             &self.tokenizer,
             params.stop.clone(),
@@ -221,7 +221,7 @@ impl Runtime {
                         }
                     }
                     // A token that came after the stop string.
-                    Event::Token { .. } => {}
+                    Event::Token { .. } | Event::Found { .. } => {}
                     Event::Finished { reason, metrics, .. } => break 'steps (reason, metrics),
                     Event::Failed { error, .. } => {
                         self.drain()?;
