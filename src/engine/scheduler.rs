@@ -80,7 +80,7 @@ impl Scheduler {
 
     /// Sequences waiting and running, and the tokens that they have generated.
     pub fn unfinished(&self) -> (u32, u64) {
-        let output_tokens = self.waiting.iter().chain(&self.running).map(|seq| seq.output_ids.len() as u64).sum();
+        let output_tokens = self.waiting.iter().chain(&self.running).map(|seq| u64::from(seq.output_tokens())).sum();
         (self.num_sequences(), output_tokens)
     }
 

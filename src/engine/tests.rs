@@ -460,6 +460,7 @@ fn a_failing_device_ends_everything_once() {
                 match engine.step() {
                     Ok(events) => events.iter().for_each(|event| match event {
                         Event::Token { .. } => tokens += 1,
+                        Event::Found { .. } => panic!("nobody searches"),
                         Event::Finished { .. } | Event::Failed { .. } => finished += 1,
                     }),
                     Err(error) => break error,
