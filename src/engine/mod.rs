@@ -184,6 +184,11 @@ impl Engine {
         self.device.limits().context_tokens_max
     }
 
+    /// Sequences that can run at once; beams count as so many.
+    pub fn sequences_max(&self) -> u32 {
+        self.device.limits().slots_max
+    }
+
     /// Sequences computed again for lack of blocks.
     pub fn preemptions(&self) -> u64 {
         self.scheduler.preemptions()
