@@ -1,6 +1,7 @@
 //! The commands, one file each. Only this folder prints.
 
 mod bandwidth;
+mod batch;
 mod bench;
 mod inspect;
 mod perplexity;
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Batch(batch::BatchArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
     Perplexity(perplexity::PerplexityArgs),
@@ -131,6 +133,7 @@ pub fn main() -> ExitCode {
         .init();
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Batch(args) => batch::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
