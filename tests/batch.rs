@@ -108,6 +108,7 @@ fn requests_are_answered_and_errors_are_answers() {
     assert!(best.len() == 2 && mean(&best[0]) >= mean(&best[1]), "{best:?}");
     let beams = texts("beams");
     assert!(beams.len() == 3 && beams[0].starts_with(" Paris") && beams[0] != beams[1], "{beams:?}");
+    assert_eq!((&plain["id"], &body("chat")["id"]), (&json!("cmpl-plain"), &json!("chatcmpl-chat")));
     let chat = &body("chat")["choices"][0];
     assert_eq!(chat["message"]["role"], "assistant");
     assert!(chat["message"]["content"].as_str().unwrap().contains("Hello"), "{chat}");

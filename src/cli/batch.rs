@@ -212,7 +212,8 @@ impl Answers {
     fn write_answer(&mut self, mut line: Running, runtime: &Runtime) -> Result<(), CliError> {
         let answers: Vec<_> = line.ids.iter().filter_map(|id| line.answers.remove(id)).collect();
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let id = format!("cmpl-{}", line.custom_id);
+        let kind = if line.request.endpoint == Endpoint::ChatCompletions { "chatcmpl" } else { "cmpl" };
+        let id = format!("{kind}-{}", line.custom_id);
         let body = openai::response(&line.request, &answers, runtime.tokenizer(), &id, created);
         self.write(&line.custom_id, 200, body)
     }
