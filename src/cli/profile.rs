@@ -118,15 +118,19 @@ fn measure(args: &ProfileArgs) -> Result<(), CliError> {
     device.profiler(Profiler::Start)?;
     let [prefill_s, decode_s] = run_once(args, &program, device.as_mut())?;
     device.profiler(Profiler::Stop)?;
-    let rate = |tokens: u32, seconds: f64| f64::from(tokens) / seconds;
     let (name, mut out) = (device.name(), std::io::stdout().lock());
+    let is_simulated = name.contains("Simulated");
+    let rate = |tokens: u32, seconds: f64| match is_simulated {
+        true => "simulated: no time".to_owned(),
+        false => format!("{:.1} tokens/s", f64::from(tokens) / seconds),
+    };
     writeln!(out, "device   {name}")?;
-    writeln!(out, "prefill  {} tokens, {:.1} tokens/s", args.n_prompt, rate(args.n_prompt, prefill_s))?;
-    writeln!(out, "decode   {} tokens, {:.1} tokens/s", args.n_gen, rate(args.n_gen, decode_s))?;
+    writeln!(out, "prefill  {} tokens, {}", args.n_prompt, rate(args.n_prompt, prefill_s))?;
+    writeln!(out, "decode   {} tokens, {}", args.n_gen, rate(args.n_gen, decode_s))?;
     if !name.starts_with("cuda") {
         writeln!(out, "\nThe tools below look at GPUs: give --device cuda.")?;
-    } else if name.contains("Simulated") {
-        writeln!(out, "\nThis GPU is simulated: its times mean nothing, and the tools below see nothing of it.")?;
+    } else if is_simulated {
+        writeln!(out, "\nThe tools below see nothing of a simulated GPU.")?;
     }
     for tool in Tool::value_variants() {
         writeln!(out, "\n{}", shown(&tool.command(args)?))?;

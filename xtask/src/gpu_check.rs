@@ -131,7 +131,16 @@ impl Runner<'_> {
                 let targets = ["stages", "engine_on_devices", "sampler_on_devices", "row_invariance"];
                 command.args(targets.iter().flat_map(|target| ["--test", target])).arg("--");
                 // The device under test is the process's GPU: neither the simulated one nor the CPU.
-                command.args(["--skip", "on_the_simulated_gpu", "--skip", "cpu_", "--skip", "reference_"])
+                command.args([
+                    "--skip",
+                    "on_the_simulated_gpu",
+                    "--skip",
+                    "cpu_",
+                    "--skip",
+                    "on_the_cpu",
+                    "--skip",
+                    "reference_",
+                ])
             }
         };
         command.args(["--test-threads=1"]).env("KILN_TEST_CUDA", "1").env("KILN_TEST_DTYPE", "Q4_1");
