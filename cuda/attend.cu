@@ -290,9 +290,8 @@ template <int HD> struct Attend {
             // After the barrier, so that it covers what the other threads wrote.
             __threadfence();
             kiln_u32 *counter = p.counters + (size_t)item.counter * p.kv_heads + kv_head;
-            s.is_last = atomicAdd(counter, 1u) == item.parts - 1;
-            // Ready for the next launch.
-            if (s.is_last) *counter = 0;
+            // Wraps to 0: ready for the next launch.
+            s.is_last = atomicInc(counter, item.parts - 1) == item.parts - 1;
             __threadfence();
         }
         __syncthreads();

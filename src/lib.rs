@@ -8,5 +8,6 @@ pub mod kv;
 pub mod model;
 pub mod runtime;
 pub mod sampling;
+pub mod server;
 pub mod tokenizer;
 pub mod weights;

@@ -192,6 +192,36 @@ fn bench_measures_many_sequences_at_once() {
 }
 
 #[test]
+fn profile_measures_and_says_how_to_look_closer() {
+    let text = stdout(with_model("profile", &["-p", "16", "-n", "2", "--device", "cpu"]));
+    for words in ["prefill  16 tokens, ", "decode   2 tokens, ", "--device cuda", "\nnsys profile ", "\nncu "] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+}
+
+#[test]
+fn profile_runs_itself_under_a_tool() {
+    let tools = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut command = with_model("profile", &["-p", "16", "-n", "2", "--run", "nsys"]);
+        command.env("PATH", tools.path());
+        command
+    };
+    refuses(run(), &["nsys cannot be started", "PATH", "--run"]);
+    let nsys = tools.path().join("nsys");
+    std::fs::write(&nsys, "#!/bin/sh\necho \"$@\"\n").unwrap();
+    std::fs::set_permissions(&nsys, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let said = stdout(run());
+    assert!(said.starts_with("profile --capture-range=cudaProfilerApi --capture-range-end=stop "), "{said}");
+    let itself = format!("{} profile --model ", env!("CARGO_BIN_EXE_kiln"));
+    assert!(
+        said.contains(&itself) && said.ends_with("--n-prompt 16 --n-gen 2 --ubatch-size 512 --device cuda\n"),
+        "{said}"
+    );
+    assert!(!said.contains("--run"), "{said}");
+}
+
+#[test]
 fn mistakes_are_refused_with_the_numbers() {
     refuses(kiln(&["run", "-m", "no/such/model.gguf", "hi"]), &["no/such/model.gguf"]);
     refuses(with_model("run", &["--ctx-size", "16", &"word ".repeat(100)]), &["16", "--ctx-size"]);
@@ -250,4 +280,42 @@ fn a_reader_that_goes_away_ends_the_run() {
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+}
+
+#[test]
+fn several_answers_come_best_first_with_their_scores() {
+    let several = |more: &[&str]| -> Vec<Value> {
+        let args = [&["--raw", "--json", "-n", "6", "--ctx-size", "256"], more, &["The capital of France is"]].concat();
+        stdout(with_model("run", &args)).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let number = |answer: &Value, key: &str| answer[key].as_f64().unwrap();
+    let beams = several(&["--beams", "4", "--n", "3"]);
+    assert_eq!(beams.len(), 3);
+    assert!(beams.windows(2).all(|pair| number(&pair[0], "score") >= number(&pair[1], "score")));
+    assert!(beams.iter().all(|answer| answer["score"] == answer["sum_logprob"] && answer["seed"].is_null()));
+    let greedy = several(&["--temperature", "0", "--logprobs", "0"]);
+    assert!(number(&beams[0], "sum_logprob") >= number(&greedy[0], "sum_logprob") - 1e-9, "{beams:?}");
+    let one_beam = several(&["--beams", "1", "--ignore-eos"]);
+    assert_eq!(one_beam[0]["output_ids"], greedy[0]["output_ids"]);
+    let mean = several(&["--beams", "4", "--length-penalty", "1", "--early-stopping", "true"]);
+    let length = mean[0]["output_ids"].as_array().unwrap().len() as f64;
+    assert!((number(&mean[0], "score") - number(&mean[0], "sum_logprob") / length).abs() < 1e-9);
+
+    let all = several(&["--n", "3", "--seed", "7"]);
+    assert_eq!(all.len(), 3);
+    assert!(all[0]["output_ids"] != all[1]["output_ids"] || all[1]["output_ids"] != all[2]["output_ids"]);
+    let alone = several(&["--seed", "7"]);
+    assert_eq!(alone[0]["output_ids"], all[0]["output_ids"], "the first of several is the only one");
+    let best = several(&["--n", "2", "--best-of", "5", "--seed", "7"]);
+    assert!(best.len() == 2 && number(&best[0], "score") >= number(&best[1], "score"));
+    let text =
+        stdout(with_model("run", &["--raw", "--quiet", "-n", "2", "--beams", "2", "--n", "2", "The capital of"]));
+    assert!(text.starts_with("--- answer 1 (score -") && text.contains("\n--- answer 2 (score -"), "{text}");
+
+    refuses(with_model("run", &["--beams", "17", "hi"]), &["num_beams", "17"]);
+    refuses(with_model("run", &["--beams", "4", "--temperature", "0.5", "hi"]), &["temperature", "with beams"]);
+    refuses(with_model("run", &["--beams", "2", "--n", "3", "hi"]), &["num_return", "3"]);
+    refuses(with_model("run", &["--n", "2", "--best-of", "1", "hi"]), &["1 to best_of, 1"]);
+    refuses(with_model("run", &["--n", "17", "hi"]), &["best_of", "1 to 16"]);
+    refuses(with_model("run", &["--length-penalty", "1", "hi"]), &["--beams"]);
 }

@@ -72,6 +72,9 @@ fn short_memory_names_what_was_asked_what_is_free_and_what_to_lower() {
     };
     // 8192 tokens of 30 layers, 3 heads of 64, f16, keys and values.
     let arena_bytes = (8192 * 30 * 3 * 64 * 2 * 2).to_string();
-    refuses(&run("160", "8192"), &["cannot allocate", &arena_bytes, "the KV arena", "bytes free", "lower --ctx-size"]);
-    refuses(&run("16", "512"), &["cannot allocate", "the weights", "bytes free"]);
+    refuses(
+        &run("160", "8192"),
+        &["cannot allocate", &arena_bytes, "the KV arena", "bytes free", "lower --ctx-size or --parallel"],
+    );
+    refuses(&run("16", "512"), &["cannot allocate", "the weights", "bytes free", "a smaller format"]);
 }

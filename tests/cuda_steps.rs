@@ -47,7 +47,7 @@ fn generate() {
     for i in 0..sequences {
         let prompt_ids = (0..6).map(|at| TokenId((7 * i + at) % MODEL.vocab_size)).collect();
         let params = SamplingParams::greedy(OUTPUT_TOKENS as u32);
-        engine.add(Request { prompt_ids, params, seed: 1 }).unwrap();
+        engine.add(Request::new(prompt_ids, params, 1)).unwrap();
     }
     let mut tokens = 0;
     while !engine.is_idle() {

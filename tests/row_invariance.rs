@@ -1,5 +1,5 @@
 //! A row's bits depend on its sequence's ids and positions alone: not on other rows, its place among them, the cut of its
-//! prompt, block placement, or threads. Logits and cache are compared with `==` on bits.
+//! prompt, block placement, or threads. Logits, cache and what is sampled are compared with `==` on bits.
 #![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
 mod common;
@@ -7,7 +7,7 @@ mod common;
 use common::synthetic::{Rng, TinyModel};
 use common::{Tested, reference};
 use kiln::device::reference::Mode;
-use kiln::device::{Batch, BatchSeq, BlockCopy, Checkpoint, Device, InputToken, Limits};
+use kiln::device::{Batch, BatchSeq, BlockCopy, Checkpoint, Choice, Device, InputToken, Limits, SampleRow};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{Program, build_spec};
 use kiln::weights::{DType, TensorSource};
@@ -24,11 +24,18 @@ fn cpus_by_threads() -> Vec<(Tested, u32)> {
     (1..=2).flat_map(|threads| common::cpus().into_iter().map(move |tested| (tested, threads))).collect()
 }
 
-/// What a sequence left: the logits of its last row, and every layer's keys and values.
+/// What a sequence left: what its last row gave, and every layer's keys and values.
 #[derive(Clone, PartialEq)]
 struct Bits {
-    logits: Vec<u32>,
+    row: RowBits,
     cache: Vec<Vec<u32>>,
+}
+
+/// A row's logits, and the id drawn from them with its log-probability.
+#[derive(Clone, PartialEq)]
+struct RowBits {
+    logits: Vec<u32>,
+    sampled: (TokenId, u32),
 }
 
 /// A device with a model, and the sequences that tests play on it.
@@ -53,15 +60,31 @@ impl Bench {
         Bench { device, num_layers: program.num_layers() as u32, vocab_size: program.vocab_size as usize }
     }
 
-    /// Runs one step of these sequences and returns the logits' bits, by sequence; empty for those that asked for none.
-    fn step(&mut self, seqs: Vec<BatchSeq>) -> Vec<Vec<u32>> {
-        let asked: Vec<bool> = seqs.iter().map(|seq| !seq.logit_rows.is_empty()).collect();
+    /// Runs one step of these sequences, each with one logit row, and returns what those gave.
+    fn step(&mut self, seqs: Vec<BatchSeq>) -> Vec<RowBits> {
+        let draw = Choice::Draw {
+            temperature: 1.0,
+            top_k: 0,
+            top_p_q32: 1 << 32,
+            min_p: 0.0,
+            seed: 3,
+            choice_index: 0,
+            output_index: 0,
+        };
+        let sample =
+            |(seq, row): (&BatchSeq, u32)| SampleRow { logprobs: Some(0), ..SampleRow::plain(row, seq.slot, draw) };
+        let rows: Vec<SampleRow> = seqs.iter().zip(0..).map(sample).collect();
         self.device.submit(&Batch { starts: Vec::new(), seqs }).unwrap();
-        self.device.collect().unwrap();
+        self.device.sample(&rows).unwrap();
+        let sampled = self.device.collect().unwrap().sampled;
         let logits = self.device.read(Checkpoint::Logits).unwrap();
         assert!(logits.iter().all(|x| x.is_finite()), "logits are numbers");
-        let mut rows = logits.chunks_exact(self.vocab_size);
-        asked.iter().map(|asked| if *asked { bits(rows.next().unwrap()) } else { Vec::new() }).collect()
+        let rows = logits.chunks_exact(self.vocab_size).zip(sampled);
+        rows.map(|(logits, sampled)| RowBits {
+            logits: bits(logits),
+            sampled: (sampled.token.unwrap(), sampled.logprob.unwrap().to_bits()),
+        })
+        .collect()
     }
 
     /// Keys and values of sequence `seq` of the last step.
@@ -72,14 +95,14 @@ impl Bench {
 
     /// Runs `ids` alone, cut into chunks of these lengths, in `blocks`.
     fn alone(&mut self, ids: &[u32], chunks: &[usize], blocks: &[u32]) -> Bits {
-        let (mut start, mut logits) = (0, Vec::new());
+        let (mut start, mut row) = (0, None);
         for chunk in chunks {
             let end = start + chunk;
-            logits = self.step(vec![seq(0, &ids[start..end], start, blocks)]).remove(0);
+            row = self.step(vec![seq(0, &ids[start..end], start, blocks)]).pop();
             start = end;
         }
         assert_eq!(start, ids.len(), "chunks cover the ids");
-        Bits { logits, cache: self.cache(0) }
+        Bits { row: row.unwrap(), cache: self.cache(0) }
     }
 }
 
@@ -130,7 +153,9 @@ fn check_slots(bench: &mut Bench, name: &str, batch_sizes: &[usize], slots: impl
     let ids = prompt(1, 19, vocab_size);
     let expected = bench.alone(&ids, &[18, 1], &blocks_of(0));
     // Histories, each of its own length, are written once: steps below write only the last position of each.
-    let neighbours: Vec<Vec<u32>> = (0..SEQS_MAX).map(|i| prompt(100 + i as u64, 2 + i % 30, vocab_size)).collect();
+    let num_neighbours = batch_sizes.iter().copied().max().unwrap_or(0);
+    let neighbours: Vec<Vec<u32>> =
+        (0..num_neighbours).map(|i| prompt(100 + i as u64, 2 + i % 30, vocab_size)).collect();
     for (slot, ids) in neighbours.iter().enumerate() {
         bench.alone(&ids[..ids.len() - 1], &[ids.len() - 1], &blocks_of(slot));
     }
@@ -142,8 +167,8 @@ fn check_slots(bench: &mut Bench, name: &str, batch_sizes: &[usize], slots: impl
                 true => seq(i, &ids[18..], 18, &own_blocks),
                 false => seq(i, &neighbours[i][neighbours[i].len() - 1..], neighbours[i].len() - 1, &blocks_of(i)),
             };
-            let logits = bench.step((0..batch_size).map(row).collect()).swap_remove(slot);
-            let found = Bits { logits, cache: bench.cache(slot as u32) };
+            let row = bench.step((0..batch_size).map(row).collect()).swap_remove(slot);
+            let found = Bits { row, cache: bench.cache(slot as u32) };
             assert!(found == expected, "{name}: slot {slot} of {batch_size}");
         }
     }
@@ -176,10 +201,10 @@ fn check_mixed_and_moved(bench: &mut Bench, name: &str) {
     bench.alone(&other[..29], &[29], &[70, 11, 30]);
     bench.device.copy_blocks(&[BlockCopy { from: BlockId(40), to: BlockId(99) }]).unwrap();
     let step = vec![seq(0, &other[29..], 29, &[70, 11, 30]), seq(1, &ids[17..], 17, &[9, 99, 2])];
-    let mut logits = bench.step(step);
-    let found = Bits { logits: logits.pop().unwrap(), cache: bench.cache(1) };
+    let mut rows = bench.step(step);
+    let found = Bits { row: rows.pop().unwrap(), cache: bench.cache(1) };
     assert!(found == expected, "{name}: chunk beside a decode row");
-    let found = Bits { logits: logits.pop().unwrap(), cache: bench.cache(0) };
+    let found = Bits { row: rows.pop().unwrap(), cache: bench.cache(0) };
     assert!(found == other_expected, "{name}: decode row beside a chunk");
 }
 
@@ -243,6 +268,29 @@ fn reference_rows_are_invariant() {
             check_mixed_and_moved(&mut bench, &tested.name);
         }
     }
+}
+
+/// On the simulated GPU: every kernel for one to eight rows and the one for more, in 1 to 20 decode rows and in prompts cut before, at and
+/// behind those sizes. Integer and float weights take different kernels.
+#[cfg(feature = "cuda")]
+#[test]
+fn gpu_rows_do_not_see_slots_cuts_blocks_or_neighbours() {
+    use common::simulated;
+    const DTYPE: &str = "KILN_TEST_DTYPE";
+    if !simulated::is_child() {
+        let name = "gpu_rows_do_not_see_slots_cuts_blocks_or_neighbours";
+        simulated::rerun_with(name, &[("KILN_SIM_CC", "8.0"), ("KILN_SIM_SEED", "1"), (DTYPE, "Q4_1")]);
+        simulated::rerun_with(name, &[("KILN_SIM_CC", "9.0"), ("KILN_SIM_SEED", "2"), (DTYPE, "BF16")]);
+        return;
+    }
+    let asked = std::env::var(DTYPE).unwrap();
+    let dtype = DType::ALL.into_iter().find(|dtype| dtype.to_string() == asked).unwrap();
+    let (program, tensors) = tiny(dtype);
+    let mut bench = Bench::new(&common::cuda(), 1, &program, &tensors);
+    let name = format!("cuda {dtype}");
+    check_slots(&mut bench, &name, &(1..=20).collect::<Vec<_>>(), |size| vec![size / 2]);
+    check_cuts(&mut bench, &name, [1, 2, 8, 9, 32].into_iter());
+    check_mixed_and_moved(&mut bench, &name);
 }
 
 #[test]

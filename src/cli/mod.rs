@@ -1,9 +1,11 @@
 //! The commands, one file each. Only this folder prints.
 
 mod bandwidth;
+mod batch;
 mod bench;
 mod inspect;
 mod perplexity;
+mod profile;
 mod run;
 mod score;
 mod tokenize;
@@ -28,7 +30,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Batch(batch::BatchArgs),
     Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
     Perplexity(perplexity::PerplexityArgs),
     Score(score::ScoreArgs),
     Tokenize(tokenize::TokenizeArgs),
@@ -129,7 +133,9 @@ pub fn main() -> ExitCode {
         .init();
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Batch(args) => batch::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

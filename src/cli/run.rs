@@ -1,13 +1,18 @@
 //! `kiln run`: text from a prompt.
 
 use std::io::{IsTerminal, Read, Write};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::runtime::{Control, Generation, LoadedModel, Runtime, RuntimeOptions};
+use kiln::runtime::{
+    Answers, CHOICES_MAX, Control, GenerateRequest, Generation, LoadedModel, Progress, Runtime, RuntimeOptions,
+    Sequences,
+};
 use kiln::sampling::SamplingParams;
+use kiln::sampling::beam::{BeamParams, EarlyStopping};
 use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
 
 use super::{CliError, DeviceArgs};
@@ -15,7 +20,7 @@ use super::{CliError, DeviceArgs};
 /// Generate text from a prompt, streaming it to standard output
 ///
 /// The prompt is the argument, or standard input if there is none. It is put into the model's chat template unless `--raw` is
-/// given. Statistics go to standard error. `--json` prints one object instead of streaming.
+/// given. Statistics go to standard error. `--json` prints one object for each answer instead of streaming.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Prompt; read from standard input if absent
@@ -33,7 +38,8 @@ pub struct RunArgs {
     #[arg(long)]
     raw: bool,
 
-    /// Print one JSON object: prompt_ids, output_ids, text, finish_reason, logprobs, timings, memory
+    /// Print a JSON object, one line for each answer: prompt_ids, output_ids, text, finish_reason, logprobs, sum_logprob, score,
+    /// timings, memory
     #[arg(long)]
     json: bool,
 
@@ -53,6 +59,9 @@ pub struct RunArgs {
     sampling: SamplingArgs,
 
     #[command(flatten)]
+    answers: AnswersArgs,
+
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -68,21 +77,21 @@ struct SamplingArgs {
     #[arg(long, default_value_t = 0)]
     min_tokens: u32,
 
-    /// Temperature; 0 takes the most likely token
-    #[arg(long = "temperature", visible_alias = "temp", default_value_t = 0.8)]
-    temperature: f32,
+    /// Temperature; 0 takes the most likely token [default: 0.8; none with --beams]
+    #[arg(long = "temperature", visible_alias = "temp")]
+    temperature: Option<f32>,
 
-    /// Keep the k most likely tokens; 0 keeps all
-    #[arg(long, default_value_t = 40)]
-    top_k: u32,
+    /// Keep the k most likely tokens; 0 keeps all [default: 40; 0 with --beams]
+    #[arg(long)]
+    top_k: Option<u32>,
 
-    /// Keep the smallest set of tokens whose probability reaches p
-    #[arg(long, default_value_t = 0.95)]
-    top_p: f64,
+    /// Keep the smallest set of tokens whose probability reaches p [default: 0.95; 1 with --beams]
+    #[arg(long)]
+    top_p: Option<f64>,
 
-    /// Keep tokens at least this fraction as likely as the most likely one
-    #[arg(long, default_value_t = 0.05)]
-    min_p: f32,
+    /// Keep tokens at least this fraction as likely as the most likely one [default: 0.05; 0 with --beams]
+    #[arg(long)]
+    min_p: Option<f32>,
 
     /// Subtracted from the logit of every token generated before
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
@@ -125,6 +134,56 @@ struct SamplingArgs {
     logprobs: Option<u32>,
 }
 
+/// Several answers to one prompt.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Answers")]
+struct AnswersArgs {
+    /// Answers to print, best first
+    #[arg(long, default_value_t = 1)]
+    n: u32,
+
+    /// Answers to generate, of which the n with the best mean log-probability per token are printed [default: n]
+    #[arg(long, conflicts_with = "beams")]
+    best_of: Option<u32>,
+
+    /// Search for the most likely answers with so many beams instead of drawing
+    #[arg(long, visible_alias = "num-beams")]
+    beams: Option<u32>,
+
+    /// Compare beams by log-probability / length ^ X: 0 takes the most likely, more favours long answers
+    #[arg(long, value_name = "X", default_value_t = 0.0, requires = "beams", allow_negative_numbers = true)]
+    length_penalty: f64,
+
+    /// When to stop with as many finished answers as beams
+    #[arg(long, value_enum, default_value_t = Stopping::Never, requires = "beams")]
+    early_stopping: Stopping,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stopping {
+    /// At once
+    True,
+    /// When the best live beam is no better, at its length, than the worst answer
+    False,
+    /// When no live beam can become better than the worst answer
+    Never,
+}
+
+impl AnswersArgs {
+    fn answers(&self) -> Answers {
+        let Some(num_beams) = self.beams else {
+            return Answers::Sampled { n: self.n, best_of: self.best_of.unwrap_or(self.n) };
+        };
+        let early_stopping = match self.early_stopping {
+            Stopping::True => EarlyStopping::First,
+            Stopping::False => EarlyStopping::Likely,
+            Stopping::Never => EarlyStopping::Never,
+        };
+        let length_penalty = self.length_penalty;
+        Answers::Beams(BeamParams { num_beams, num_return: self.n, length_penalty, early_stopping })
+    }
+}
+
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-5")?;
     let id = id.trim().parse().map_err(|e| format!("token id {id:?}: {e}"))?;
@@ -133,13 +192,16 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
 }
 
 impl SamplingArgs {
-    fn params(&self) -> SamplingParams {
+    fn params(&self, answers: &Answers) -> SamplingParams {
         use kiln::ids::TokenId;
+        let neutral = SamplingParams::default();
+        let draws = SamplingParams { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..neutral.clone() };
+        let default = if matches!(answers, Answers::Beams(_)) { neutral } else { draws };
         SamplingParams {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             repetition_penalty: self.repetition_penalty,
@@ -165,7 +227,11 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     if args.logprobs_without_json() {
         return Err(CliError::usage("--logprobs prints into the JSON object: add --json"));
     }
+    let answers = args.answers.answers();
+    // More are refused with the request.
+    let at_once = NonZeroU32::new(answers.sequences_max().min(CHOICES_MAX)).unwrap_or(NonZeroU32::MIN);
     let options = RuntimeOptions {
+        sequences: Sequences::Exactly(at_once),
         device: args.device.choice(),
         threads: args.device.threads,
         context_tokens: args.ctx_size,
@@ -174,15 +240,17 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     };
     let loaded = LoadedModel::open(&args.model)?;
     let bar = byte_bar(&format!("loading {}", args.model.display()), loaded.tensor_bytes());
-    let opened = Runtime::of(&loaded, &options, &|bytes| bar.set_position(bytes));
+    let opened = Runtime::of(&loaded, &options, &|progress| show(progress, &bar));
     bar.finish_and_clear();
     drop(loaded);
     let mut runtime = opened?;
     let prompt_ids = prompt_ids(&runtime, args, &prompt)?;
-    let params = args.sampling.params();
+    let params = args.sampling.params(&answers);
+    let streams = !args.json && answers == Answers::ONE;
     let mut output_error = None;
-    let generation = runtime.generate(&prompt_ids, &params, &mut |delta| {
-        if args.json {
+    let request = GenerateRequest { prompt_ids, params, answers };
+    let generations = runtime.generate(request, &mut |delta| {
+        if !streams {
             return Control::Continue;
         }
         let mut out = std::io::stdout().lock();
@@ -197,13 +265,20 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     if let Some(error) = output_error {
         return Err(error.into());
     }
-    if args.json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&generation)?)?;
-    } else {
-        writeln!(std::io::stdout())?;
-        if !args.quiet {
-            print_statistics(&runtime, &generation);
+    let mut out = std::io::stdout().lock();
+    for (number, generation) in (1..).zip(&generations) {
+        if args.json {
+            writeln!(out, "{}", serde_json::to_string(generation)?)?;
+            continue;
         }
+        if generations.len() > 1 {
+            let score = generation.score.map(|score| format!(" (score {score:.4})")).unwrap_or_default();
+            writeln!(out, "--- answer {number}{score}")?;
+        }
+        writeln!(out, "{}", if streams { "" } else { &generation.text })?;
+    }
+    if let (false, false, Some(best)) = (args.json, args.quiet, generations.first()) {
+        print_statistics(&runtime, best);
     }
     Ok(())
 }
@@ -246,6 +321,18 @@ fn byte_bar(message: &str, bytes: u64) -> ProgressBar {
     bar
 }
 
+fn show(progress: Progress, bar: &ProgressBar) {
+    match progress {
+        Progress::TensorBytes(bytes) => bar.set_position(bytes),
+        Progress::Graphs { captured, total } => {
+            let style = ProgressStyle::with_template("capturing decode steps {wide_bar} {pos} of {len}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_length(total.into());
+            bar.set_position(captured.into());
+        }
+    }
+}
+
 fn print_statistics(runtime: &Runtime, generation: &Generation) {
     let t = &generation.timings;
     let m = &generation.memory;
@@ -256,7 +343,7 @@ fn print_statistics(runtime: &Runtime, generation: &Generation) {
          time per output token {:.2} ms ({} tokens, {:.1} tokens/s)\n\
          memory                {:.1} MiB weights, {:.1} MiB KV arena, {:.1} MiB workspace\n\
          context               {} of {} tokens\n\
-         finish                {:?}, seed {}",
+         finish                {:?}{}{}",
         runtime.engine().device_name(),
         t.time_to_first_token_ms,
         t.prompt_tokens,
@@ -270,6 +357,7 @@ fn print_statistics(runtime: &Runtime, generation: &Generation) {
         t.context_tokens_used,
         t.context_tokens_max,
         generation.finish_reason,
-        generation.seed,
+        generation.seed.map(|seed| format!(", seed {seed}")).unwrap_or_default(),
+        generation.sum_logprob.map(|sum| format!(", log-probability {sum:.4}")).unwrap_or_default(),
     );
 }

@@ -43,6 +43,13 @@ pub struct BlockCopy {
     pub to: BlockId,
 }
 
+/// The switch of a profiling tool that collects only between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profiler {
+    Start,
+    Stop,
+}
+
 /// A device with a prepared program. Each device's `prepare(program, weights, limits)` makes one; it copies what it
 /// needs into its own layout and touches no mapped page afterwards.
 ///
@@ -76,6 +83,12 @@ pub trait Device: Send {
 
     /// Reads a checkpoint of the last collected step. It may be gone once a later one has been submitted.
     fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError>;
+
+    /// Tells a profiling tool, once nothing is queued, that the part to look at starts or stops. Devices that such tools do not know do
+    /// nothing.
+    fn profiler(&mut self, _switch: Profiler) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Sets what `batch`, which must be the next to be submitted, starts from: how tests feed programs of single stages.
     /// Shapes as for `read`. `Keys` and `Values` may hold fewer positions than the sequence has, or more, as far as its

@@ -10,6 +10,7 @@ pub struct SequenceMetrics {
     pub prompt_tokens: u32,
     /// Those whose rows were in the cache already.
     pub prompt_tokens_cached: u32,
+    /// With beams, those of the longest.
     pub output_tokens: u32,
     /// From the request's arrival to its first token.
     pub time_to_first_token_ms: f64,
@@ -33,7 +34,7 @@ impl SequenceMetrics {
             _ => 0.0,
         };
         let rate = |count: f64, seconds: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
-        let (prompt, output) = (seq.request.prompt_ids.len() as u32, seq.output_ids.len() as u32);
+        let (prompt, output) = (seq.request.prompt_ids.len() as u32, seq.output_tokens());
         let decode_s = seconds(times.first_token, times.last_token);
         let decoded = f64::from(output.saturating_sub(1));
         SequenceMetrics {

@@ -1,11 +1,13 @@
 //! One request on its way through the engine.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use crate::device::InputToken;
 use crate::ids::{SeqId, SlotId, TokenId};
 use crate::kv::BlockTable;
 use crate::sampling::SamplingParams;
+use crate::sampling::beam::{BeamParams, BeamSearch};
 
 /// What to generate from.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +16,27 @@ pub struct Request {
     pub params: SamplingParams,
     /// The seed to draw with; `params.seed` has been resolved into it.
     pub seed: u64,
+    /// Which of several answers to one prompt this is: with the seed, it fixes the draws.
+    pub choice_index: u32,
+    /// Search for the best continuations in place of choosing one token after the other.
+    pub beams: Option<BeamParams>,
+}
+
+impl Request {
+    /// One answer, without beams.
+    pub fn new(prompt_ids: Vec<TokenId>, params: SamplingParams, seed: u64) -> Request {
+        Request { prompt_ids, params, seed, choice_index: 0, beams: None }
+    }
+
+    /// Live beams at most, each with a slot and blocks of its own; 1 without beams.
+    pub fn lanes_max(&self) -> u32 {
+        self.beams.as_ref().map_or(1, |beams| beams.num_beams)
+    }
+
+    /// Whether a token ends the output. `end_ids` are the model's own.
+    pub fn ends_with(&self, id: TokenId, end_ids: &[TokenId]) -> bool {
+        !self.params.ignore_eos && end_ids.contains(&id) || self.params.stop_token_ids.contains(&id)
+    }
 }
 
 /// Why a sequence ended.
@@ -28,28 +51,41 @@ pub enum FinishReason {
     Cancelled,
 }
 
-/// A sequence in the engine.
+/// A request in the engine.
+///
+/// It has one *lane*, and with beams one for every live beam once the prompt is computed. Lanes are at the same position always,
+/// run in the same steps, and are admitted, preempted and ended together.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     pub id: SeqId,
     pub request: Request,
+    /// Without beams.
     pub output_ids: Vec<TokenId>,
+    /// With beams: their tokens.
+    pub search: Option<BeamSearch>,
     /// Output tokens at most, from the request and the context.
     pub max_tokens: u32,
-    /// Held while running.
-    pub slot: Option<SlotId>,
-    pub table: BlockTable,
-    /// Positions submitted to the device since the slot started.
+    /// Held while running: one for every lane that there can be.
+    pub slots: Vec<Slot>,
+    /// The lanes' blocks, while running.
+    pub tables: Vec<BlockTable>,
+    /// Positions of each lane submitted to the device since the sequence started.
     pub submitted: u32,
     /// Prompt positions that were in the cache when the sequence first started.
     pub prompt_tokens_cached: u32,
     /// The last step with rows of this sequence.
     pub last_step: u64,
-    /// Tokens being sampled by steps in flight.
+    /// Tokens being sampled by steps in flight; of beams, steps whose candidates are awaited.
     pub pending: u32,
-    /// The next batch with this sequence must start its slot.
-    pub needs_start: bool,
     pub times: Times,
+}
+
+/// A device's slot that a sequence holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub id: SlotId,
+    /// The next batch with this slot's lane must start it.
+    pub needs_start: bool,
 }
 
 /// When things happened.
@@ -62,64 +98,96 @@ pub struct Times {
 }
 
 impl Sequence {
-    pub fn new(id: SeqId, request: Request, max_tokens: u32) -> Sequence {
+    /// `end_ids` end a sequence of this model.
+    pub fn new(id: SeqId, request: Request, max_tokens: u32, end_ids: &[TokenId]) -> Sequence {
+        let search = request.beams.clone().map(|beams| {
+            let ends = end_ids.iter().chain(&request.params.stop_token_ids).copied();
+            BeamSearch::new(beams, ends.filter(|&id| request.ends_with(id, end_ids)).collect(), max_tokens)
+        });
         let times = Times { added: Instant::now(), first_submitted: None, first_token: None, last_token: None };
         Sequence {
             id,
             request,
             output_ids: Vec::new(),
+            search,
             max_tokens,
-            slot: None,
-            table: BlockTable::default(),
+            slots: Vec::new(),
+            tables: Vec::new(),
             submitted: 0,
             prompt_tokens_cached: 0,
             last_step: 0,
             pending: 0,
-            needs_start: true,
             times,
         }
     }
 
-    /// Tokens that the host knows.
+    /// Output tokens of every lane that the host knows.
+    pub fn output_tokens(&self) -> u32 {
+        self.search.as_ref().map_or(self.output_ids.len() as u32, BeamSearch::length)
+    }
+
+    /// Tokens of every lane that the host knows.
     pub fn known(&self) -> u32 {
-        (self.request.prompt_ids.len() + self.output_ids.len()) as u32
+        self.request.prompt_ids.len() as u32 + self.output_tokens()
     }
 
-    /// Prompt and output so far.
-    pub fn ids(&self) -> impl Iterator<Item = TokenId> {
-        self.request.prompt_ids.iter().chain(&self.output_ids).copied()
+    /// Tokens of a lane at most, prompt and output. The last one is never computed.
+    pub fn tokens_max(&self) -> u32 {
+        self.request.prompt_ids.len() as u32 + self.max_tokens
     }
 
-    /// Positions that can be submitted now: what is known and not submitted, or the token in flight.
+    /// A lane's output so far.
+    pub fn output(&self, lane: usize) -> Cow<'_, [TokenId]> {
+        match &self.search {
+            Some(search) => Cow::Owned(search.live_ids(lane)),
+            None => Cow::Borrowed(&self.output_ids),
+        }
+    }
+
+    /// Positions of each lane that can be submitted now: what is known and not submitted, or the token in flight. Which beams
+    /// go on is known only when all their candidates are.
     pub fn ready_rows(&self) -> u32 {
-        if self.output_ids.len() as u32 + self.pending >= self.max_tokens {
+        let waits_for_candidates = self.search.is_some() && self.pending > 0;
+        if waits_for_candidates || self.output_tokens() + self.pending >= self.max_tokens {
             return 0;
         }
         self.known() + self.pending - self.submitted
     }
 
-    /// The input of position `position`.
-    pub fn input(&self, position: u32) -> InputToken {
+    /// The input of position `position` of a lane with this output.
+    pub fn input(&self, output: &[TokenId], position: u32) -> InputToken {
         let prompt = &self.request.prompt_ids;
         let position = position as usize;
-        match prompt.get(position).or_else(|| self.output_ids.get(position - prompt.len())) {
+        match prompt.get(position).or_else(|| output.get(position - prompt.len())) {
             Some(id) => InputToken::Id(*id),
             None => InputToken::LastSampled,
         }
     }
 
-    /// Goes on behind the positions in `table`, which are computed.
-    pub fn start(&mut self, table: BlockTable, block_tokens: u32) {
+    /// Takes up its slots and goes on behind the positions in `table`, which are computed.
+    pub fn start(&mut self, slots: impl Iterator<Item = SlotId>, table: BlockTable, block_tokens: u32) {
+        self.slots = slots.map(|id| Slot { id, needs_start: true }).collect();
         self.submitted = table.blocks().len() as u32 * block_tokens;
-        self.table = table;
+        self.tables = vec![table];
         if self.times.first_submitted.is_none() {
             self.prompt_tokens_cached = self.submitted;
         }
     }
 
-    /// Back to the start: prompt and output are computed again once there is room.
+    /// Back to the start: prompt and output are computed again once there is room. Beams are searched again from the prompt, with
+    /// the same results; the candidates in flight are of no use any more.
     pub fn reset(&mut self) {
         self.submitted = 0;
-        self.needs_start = true;
+        if let Some(search) = &mut self.search {
+            search.restart();
+            self.pending = 0;
+        }
+    }
+
+    /// The live beams go on: slots whose counts matter start again with the beam that is theirs now.
+    pub fn restart_slots(&mut self) {
+        let params = &self.request.params;
+        let has_counts = params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
+        self.slots.iter_mut().for_each(|slot| slot.needs_start |= has_counts);
     }
 }

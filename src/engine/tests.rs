@@ -1,5 +1,6 @@
 //! The engine on a scripted device: same outputs whatever is in flight, preempted, chunked or beside it.
 
+mod beams;
 mod simulation;
 
 use std::collections::{HashMap, VecDeque};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::device::{BlockCopy, Checkpoint, Limits, SampleRow, StepOutput};
 use crate::ids::BlockId;
+use crate::sampling::beam::{BeamParams, BeamSearch, EarlyStopping};
 
 const VOCAB: u32 = 1000;
 const END: TokenId = TokenId(999);
@@ -27,6 +29,18 @@ fn next_id(hash: u32, before_min_length: bool) -> TokenId {
     if !before_min_length && hash.is_multiple_of(23) { END } else { TokenId(hash % 900) }
 }
 
+/// What may follow ids of this hash, best first.
+fn candidates(hash: u32, before_min_length: bool) -> Vec<Candidate> {
+    let candidate = |i: u32| {
+        let id = if i == 0 && !before_min_length { END } else { TokenId((hash % 900 + i * 97) % 900) };
+        let random = (hash ^ i.wrapping_mul(0x9e37_79b1)).wrapping_mul(0x85eb_ca6b) >> 20;
+        Candidate { id, logprob: -0.1 - random as f32 / 1024.0 }
+    };
+    let mut candidates: Vec<Candidate> = (0..40).map(candidate).collect();
+    candidates.sort_by(|a, b| b.logprob.total_cmp(&a.logprob).then(a.id.cmp(&b.id)));
+    candidates
+}
+
 /// Answers with a function of the sequence's ids, which it reads back from "cache" blocks: so a wrong block table, a lost
 /// position or a block written by two sequences changes the answer.
 struct Scripted {
@@ -34,12 +48,17 @@ struct Scripted {
     depth: usize,
     cache: HashMap<(BlockId, u32), u32>,
     last: HashMap<SlotId, TokenId>,
-    queue: VecDeque<(Batch, Vec<SampleRow>)>,
+    queue: VecDeque<Queued>,
     /// Steps submitted so far, and the one that fails.
     submitted: u32,
     fails_at: Option<u32>,
     /// Rows submitted so far.
     rows: Arc<AtomicUsize>,
+}
+
+enum Queued {
+    Copy(Vec<BlockCopy>),
+    Step(Batch, Vec<SampleRow>),
 }
 
 impl Scripted {
@@ -83,14 +102,32 @@ impl Scripted {
             if let Choice::Forced(id) = row.choice {
                 return Sampled { slot: row.slot, token: Ok(id), logprob: Some(hash as f32), top: Vec::new() };
             }
-            if hash % BAD_ROW_EVERY == 0 && row.logprobs.is_some() {
+            if hash % BAD_ROW_EVERY == 0 && (row.logprobs.is_some() || row.frequency_penalty != 0.0) {
                 return Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
+            }
+            if let Choice::Candidates { count } = row.choice {
+                let best = candidates(hash, row.before_min_length).into_iter().take(count as usize);
+                let top: Vec<_> = best.map(|candidate| (candidate.id, candidate.logprob)).collect();
+                return Sampled { slot: row.slot, token: Ok(top[0].0), logprob: None, top };
             }
             let id = next_id(hash, row.before_min_length);
             self.last.insert(row.slot, id);
             Sampled { slot: row.slot, token: Ok(id), logprob: None, top: Vec::new() }
         });
         StepOutput { sampled: sampled.collect() }
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Batch> {
+        self.queue.iter().filter_map(|queued| if let Queued::Step(batch, _) = queued { Some(batch) } else { None })
+    }
+
+    fn copy(&mut self, copies: &[BlockCopy]) {
+        for BlockCopy { from, to } in copies {
+            self.cache.retain(|(block, _), _| block != to);
+            let rows = (0..self.limits.block_tokens).filter_map(|i| Some((i, *self.cache.get(&(*from, i))?)));
+            let rows: Vec<_> = rows.collect();
+            self.cache.extend(rows.into_iter().map(|(i, row)| ((*to, i), row)));
+        }
     }
 
     fn place(&self, seq: &BatchSeq, position: u32) -> (BlockId, u32) {
@@ -114,14 +151,14 @@ impl Device for Scripted {
     }
     fn submit(&mut self, batch: &Batch) -> Result<(), DeviceError> {
         batch.check(&self.limits, VOCAB)?;
-        assert!(self.queue.len() < self.depth, "too many steps in flight");
+        assert!(self.steps().count() < self.depth, "too many steps in flight");
         self.submitted += 1;
         if Some(self.submitted) == self.fails_at {
             return Err(DeviceError::NoCheckpoint("this device fails on request".into()));
         }
         let block_tokens = self.limits.block_tokens;
         let written = |seq: &BatchSeq| seq.block_table[(seq.position_start / block_tokens) as usize..].to_vec();
-        for queued in self.queue.iter().flat_map(|(queued, _)| &queued.seqs) {
+        for queued in self.steps().flat_map(|queued| &queued.seqs) {
             let slot = queued.slot;
             assert!(batch.starts.iter().all(|start| start.slot != slot), "a slot in flight starts anew");
             for seq in batch.seqs.iter().filter(|seq| seq.slot != slot) {
@@ -131,19 +168,29 @@ impl Device for Scripted {
             }
         }
         self.rows.fetch_add(batch.num_rows(), Ordering::Relaxed);
-        self.queue.push_back((batch.clone(), Vec::new()));
+        self.queue.push_back(Queued::Step(batch.clone(), Vec::new()));
         Ok(())
     }
     fn sample(&mut self, rows: &[SampleRow]) -> Result<(), DeviceError> {
-        self.queue.back_mut().unwrap().1 = rows.to_vec();
+        let Some(Queued::Step(_, queued)) = self.queue.back_mut() else { panic!("rows of no step") };
+        *queued = rows.to_vec();
         Ok(())
     }
     fn collect(&mut self) -> Result<StepOutput, DeviceError> {
-        let (batch, rows) = self.queue.pop_front().unwrap();
-        Ok(self.run(&batch, &rows))
+        loop {
+            match self.queue.pop_front().unwrap() {
+                Queued::Copy(copies) => self.copy(&copies),
+                Queued::Step(batch, rows) => return Ok(self.run(&batch, &rows)),
+            }
+        }
     }
-    fn copy_blocks(&mut self, _: &[BlockCopy]) -> Result<(), DeviceError> {
-        unreachable!("the engine copies no blocks yet")
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), DeviceError> {
+        for copy in copies {
+            let uses_target = |other: &&BlockCopy| other.from == copy.to || other.to == copy.to;
+            assert_eq!(copies.iter().filter(uses_target).count(), 1, "copies have no order");
+        }
+        self.queue.push_back(Queued::Copy(copies.to_vec()));
+        Ok(())
     }
     fn read(&self, _: Checkpoint) -> Result<Vec<f32>, DeviceError> {
         unreachable!("the engine reads no checkpoints")
@@ -177,7 +224,7 @@ fn failing_engine(depth: usize, num_blocks: u32, step_rows_max: u32, fails_at: O
 fn request(i: u32) -> Request {
     let prompt_ids = (0..1 + i * 7 % 60).map(|j| TokenId((i * 131 + j * 17) % 900)).collect();
     let params = SamplingParams { max_tokens: Some(5 + i % 40), min_tokens: i % 4, ..SamplingParams::default() };
-    Request { prompt_ids, params, seed: u64::from(i) }
+    Request::new(prompt_ids, params, u64::from(i))
 }
 
 type Outputs = HashMap<SeqId, (Vec<TokenId>, FinishReason)>;
@@ -191,7 +238,7 @@ fn drain(engine: &mut Engine, outputs: &mut Outputs, tokens: &mut HashMap<SeqId,
                 assert_eq!(metrics.output_tokens as usize, ids.len());
                 assert!(outputs.insert(seq, (ids, reason)).is_none(), "two terminal events");
             }
-            Event::Failed { seq, error } => panic!("{seq}: {error}"),
+            Event::Found { .. } | Event::Failed { .. } => panic!("{event:?}"),
         }
     }
 }
@@ -280,10 +327,9 @@ fn cancelling_frees_everything_at_any_moment() {
 #[test]
 fn impossible_requests_are_refused_with_the_numbers() {
     let mut engine = engine(1, 8, 64);
-    let ask = |len: usize, max: u32| Request {
-        prompt_ids: vec![TokenId(1); len],
-        params: SamplingParams { max_tokens: Some(max), ..SamplingParams::default() },
-        seed: 0,
+    let ask = |len: usize, max: u32| {
+        let params = SamplingParams { max_tokens: Some(max), ..SamplingParams::default() };
+        Request::new(vec![TokenId(1); len], params, 0)
     };
     let text = |engine: &mut Engine, request| engine.add(request).unwrap_err().to_string();
     assert!(text(&mut engine, ask(256, 1)).contains("256 tokens, the context 256"));
@@ -318,6 +364,7 @@ fn a_bad_row_ends_its_sequence_alone() {
                         want.remove(&seq).unwrap();
                         finished += 1;
                     }
+                    Event::Found { .. } => panic!("nobody searches"),
                     Event::Failed { seq, error } => {
                         assert_eq!(error, BadRow::NotFinite);
                         assert_eq!(want.remove(&seq), Some(true), "a neighbour failed");
@@ -358,7 +405,7 @@ fn without_max_tokens_the_context_and_the_cache_are_filled() {
     for (num_blocks, length) in [(64, 256), (4, 4 * 16 + 1)] {
         let mut engine = engine(2, num_blocks, 64);
         let params = SamplingParams { ignore_eos: true, ..SamplingParams::default() };
-        engine.add(Request { prompt_ids: vec![TokenId(5); 30], params, seed: 0 }).unwrap();
+        engine.add(Request::new(vec![TokenId(5); 30], params, 0)).unwrap();
         let (ids, reason) = finish(&mut engine).into_values().next().unwrap();
         assert_eq!((30 + ids.len(), reason), (length, FinishReason::Length));
     }
@@ -375,14 +422,14 @@ fn a_second_request_computes_only_what_is_new() {
     let mut run = |prompt_ids: Vec<TokenId>, max_tokens| {
         let before = rows.load(Ordering::Relaxed);
         let params = SamplingParams { max_tokens: Some(max_tokens), ..params.clone() };
-        engine.add(Request { prompt_ids, params, seed: 0 }).unwrap();
+        engine.add(Request::new(prompt_ids, params, 0)).unwrap();
         let (mut ids, mut cached) = (Vec::new(), 0);
         while !engine.is_idle() {
             for event in engine.step().unwrap() {
                 match event {
                     Event::Token { id, .. } => ids.push(id),
                     Event::Finished { metrics, .. } => cached = metrics.prompt_tokens_cached,
-                    Event::Failed { .. } => panic!("{event:?}"),
+                    Event::Found { .. } | Event::Failed { .. } => panic!("{event:?}"),
                 }
             }
         }
@@ -408,8 +455,21 @@ fn a_failing_device_ends_everything_once() {
             for i in 10..14 {
                 engine.add(request(i)).unwrap();
             }
-            let failure = std::iter::from_fn(|| Some(engine.step())).find_map(Result::err).unwrap();
-            assert!(matches!(failure, EngineError::Device(_)));
+            let (mut finished, mut tokens) = (0, 0);
+            let failure = loop {
+                match engine.step() {
+                    Ok(events) => events.iter().for_each(|event| match event {
+                        Event::Token { .. } => tokens += 1,
+                        Event::Found { .. } => panic!("nobody searches"),
+                        Event::Finished { .. } | Event::Failed { .. } => finished += 1,
+                    }),
+                    Err(error) => break error,
+                }
+            };
+            let EngineError::Lost { sequences, output_tokens, .. } = failure else { panic!("{failure:?}") };
+            assert_eq!(sequences, 4 - finished);
+            assert!(output_tokens <= tokens, "{output_tokens} of {tokens}, less those of finished sequences");
+            assert!(finished > 0 || output_tokens == tokens);
             assert!(engine.is_idle());
             assert_eq!(engine.step().unwrap(), []);
             assert!(matches!(engine.add(request(1)), Err(EngineError::Broken)));

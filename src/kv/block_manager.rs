@@ -124,6 +124,37 @@ impl BlockManager {
         Ok(())
     }
 
+    /// Blocks of `lanes` sequences of `tokens` positions each that share full blocks only, those of the first `shared_tokens`.
+    pub fn blocks_for_lanes(&self, lanes: u32, shared_tokens: u32, tokens: u32) -> u32 {
+        let shared = (shared_tokens / self.block_tokens).min(self.blocks_for(tokens));
+        shared + lanes * (self.blocks_for(tokens) - shared)
+    }
+
+    /// Makes room for positions `start..end` of each of `tables`, and sure that nobody else sees what one of them writes there;
+    /// `start` is in their last blocks or just beyond. Takes all blocks or none. What is returned is copied before anything is
+    /// written.
+    pub fn extend(&mut self, tables: &mut [BlockTable], start: u32, end: u32) -> Result<Vec<CopyOnWrite>, KvError> {
+        self.check_available(self.blocks_to_extend(tables, start, end))?;
+        let mut copies = Vec::new();
+        for table in tables {
+            copies.extend(self.make_writable(table, start)?);
+            self.grow(table, end)?;
+        }
+        Ok(copies)
+    }
+
+    fn blocks_to_extend(&self, tables: &[BlockTable], start: u32, end: u32) -> u32 {
+        let new = |table: &BlockTable| self.blocks_for(end).saturating_sub(table.blocks.len() as u32);
+        let at = (start / self.block_tokens) as usize;
+        let written: Vec<BlockId> = tables.iter().filter_map(|table| table.blocks.get(at).copied()).collect();
+        // The last of the owners keeps the block.
+        let is_copied = |i: usize| {
+            let gone = written[..i].iter().filter(|&&block| block == written[i]).count() as u32;
+            !self.is_held_only_by(written[i], gone + 1)
+        };
+        tables.iter().map(new).sum::<u32>() + (0..written.len()).filter(|&i| is_copied(i)).count() as u32
+    }
+
     /// A second owner of the blocks of `table`'s first `tokens` positions. Before either writes, it asks for
     /// [`BlockManager::make_writable`].
     pub fn fork(&mut self, table: &BlockTable, tokens: u32) -> BlockTable {
@@ -153,8 +184,13 @@ impl BlockManager {
 
     /// Whether a block has one owner and can be found by no other.
     pub fn is_writable(&self, block: BlockId) -> bool {
+        self.is_held_only_by(block, 1)
+    }
+
+    /// Whether a block has so many owners and can be found by no other.
+    pub fn is_held_only_by(&self, block: BlockId, owners: u32) -> bool {
         let block = &self.blocks[block.index()];
-        block.references == 1 && block.node.is_none()
+        block.references == owners && block.node.is_none()
     }
 
     /// A table of the published blocks that `ids` start with. To compute logits a sequence needs its last row: give all its
@@ -293,6 +329,11 @@ pub struct BlockTable {
 impl BlockTable {
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks
+    }
+
+    /// Leading blocks that are published.
+    pub fn num_published(&self) -> u32 {
+        self.num_published as u32
     }
 
     /// Those after the published ones.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::cpu::CpuDevice;
 #[cfg(feature = "cuda")]
-use crate::device::cuda::CudaDevice;
+use crate::device::cuda::{CudaDevice, OpenGpu};
 use crate::device::reference::{Mode, ReferenceDevice};
 use crate::device::{Device, DeviceError, Limits};
 use crate::model::{ModelSpec, Program, build_spec};
@@ -13,8 +13,80 @@ use crate::weights::{GgufFile, TensorSource, TensorView, WeightsError};
 
 use super::DeviceChoice;
 
-/// Told, while a model is loaded, how many bytes of its tensors have been read or are being read.
-pub type OnProgress<'a> = dyn Fn(u64) + Sync + 'a;
+/// How far a model's loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of its tensors that have been read or are being read.
+    TensorBytes(u64),
+    /// Decode steps that a GPU has captured as graphs.
+    Graphs { captured: u32, total: u32 },
+}
+
+/// Told while a model is loaded.
+pub type OnProgress<'a> = dyn Fn(Progress) + Sync + 'a;
+
+/// A device that was chosen and is there, before a model is on it.
+#[derive(Debug)]
+pub enum OpenDevice {
+    #[cfg(feature = "cuda")]
+    Cuda(OpenGpu),
+    /// The CPU does what this GPU cannot.
+    #[cfg(feature = "cuda")]
+    CudaOrCpu(OpenGpu),
+    Cpu,
+    Reference,
+}
+
+impl OpenDevice {
+    /// `Auto` takes a GPU if there is a real one, else the CPU.
+    ///
+    /// # Errors
+    /// `NoGpu` if one was asked for and there is none.
+    pub fn open(choice: DeviceChoice) -> Result<OpenDevice, DeviceError> {
+        match choice {
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Auto => match or_cpu(OpenGpu::open(0))?.filter(OpenGpu::is_hardware) {
+                Some(gpu) => Ok(OpenDevice::CudaOrCpu(gpu)),
+                None => Ok(OpenDevice::Cpu),
+            },
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Cuda => OpenGpu::open(0).map(OpenDevice::Cuda),
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Cuda => {
+                Err(DeviceError::NoGpu { reason: "this kiln was built without the `cuda` feature".to_owned() })
+            }
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Auto => Ok(OpenDevice::Cpu),
+            DeviceChoice::Cpu => Ok(OpenDevice::Cpu),
+            DeviceChoice::Reference => Ok(OpenDevice::Reference),
+        }
+    }
+
+    /// 10^9 bytes per second that the GPU's memory can move; `None` where the host's counts, or the driver does not say.
+    pub fn peak_gbytes_per_s(&self) -> Option<f64> {
+        match self {
+            #[cfg(feature = "cuda")]
+            OpenDevice::Cuda(gpu) | OpenDevice::CudaOrCpu(gpu) => gpu.peak_gbytes_per_s(),
+            OpenDevice::Cpu | OpenDevice::Reference => None,
+        }
+    }
+
+    /// Bytes that sequences may take beside weights of `weights_bytes`, an eighth being left for the workspace and everything else;
+    /// `None` where that is the host's memory.
+    pub fn room_bytes(&self, weights_bytes: u64) -> Result<Option<u64>, DeviceError> {
+        match self {
+            #[cfg(feature = "cuda")]
+            OpenDevice::Cuda(gpu) | OpenDevice::CudaOrCpu(gpu) => {
+                let free_bytes = gpu.free_bytes()?;
+                Ok(Some((free_bytes - free_bytes / 8).saturating_sub(weights_bytes)))
+            }
+            OpenDevice::Cpu | OpenDevice::Reference => {
+                let _ = weights_bytes;
+                Ok(None)
+            }
+        }
+    }
+}
 
 /// A mapped model file and its spec.
 #[derive(Debug)]
@@ -59,56 +131,45 @@ impl LoadedModel {
         format!("{} {}", self.spec.architecture, most.unwrap_or("without tensors"))
     }
 
-    /// Prepares `program` on a device, telling `on_progress` how many bytes of tensors it has come to. The file may be closed
-    /// afterwards; that it did not change while it was read is checked here.
+    /// Prepares `program` on a device, telling `on_progress` how far that has come. The file may be closed afterwards; that it did
+    /// not change while it was read is checked here.
     pub fn prepare(
         &self,
         program: &Program,
-        choice: DeviceChoice,
+        device: OpenDevice,
         limits: &Limits,
         on_progress: &OnProgress<'_>,
     ) -> Result<Box<dyn Device>, DeviceError> {
         let source = Watched { file: &self.file, bytes: AtomicU64::new(0), on_progress };
-        let device: Box<dyn Device> = match choice {
-            DeviceChoice::Auto => prepare_fastest(program, &source, limits)?,
-            #[cfg(feature = "cuda")]
-            DeviceChoice::Cuda => Box::new(CudaDevice::prepare(program, &source, limits, 0)?),
-            #[cfg(not(feature = "cuda"))]
-            DeviceChoice::Cuda => {
-                return Err(DeviceError::NoGpu { reason: "this kiln was built without the `cuda` feature".to_owned() });
-            }
-            DeviceChoice::Cpu => Box::new(CpuDevice::prepare(program, &source, limits)?),
-            DeviceChoice::Reference => Box::new(ReferenceDevice::prepare(program, &source, limits, Mode::Int8)?),
-        };
+        let prepared = prepare_on(device, program, &source, limits, on_progress)?;
         self.file.verify_unchanged()?;
-        Ok(device)
-    }
-
-    /// Bytes of KV cache that a device has room for beside the weights; `None` where that is the host's memory.
-    pub fn cache_bytes_max(&self, choice: DeviceChoice) -> Option<u64> {
-        #[cfg(feature = "cuda")]
-        if choice == DeviceChoice::Cuda || choice == DeviceChoice::Auto && CudaDevice::is_hardware(0).unwrap_or(false) {
-            let free_bytes = CudaDevice::free_bytes(0).ok()?;
-            return Some((free_bytes - free_bytes / 8).saturating_sub(self.tensor_bytes()));
-        }
-        let _ = choice;
-        None
+        Ok(prepared)
     }
 }
 
-/// A GPU if there is a real one that can be used, else the CPU; says so where a GPU is there but cannot be used.
-fn prepare_fastest(
+fn prepare_on(
+    device: OpenDevice,
     program: &Program,
     weights: &dyn TensorSource,
     limits: &Limits,
+    on_progress: &OnProgress<'_>,
 ) -> Result<Box<dyn Device>, DeviceError> {
     #[cfg(feature = "cuda")]
-    if or_cpu(CudaDevice::is_hardware(0))? == Some(true)
-        && let Some(device) = or_cpu(CudaDevice::prepare(program, weights, limits, 0))?
-    {
-        return Ok(Box::new(device));
-    }
-    Ok(Box::new(CpuDevice::prepare(program, weights, limits)?))
+    let prepare_cuda = |gpu| {
+        let on_graph = |captured, total| on_progress(Progress::Graphs { captured, total });
+        CudaDevice::prepare_on(gpu, program, weights, limits, &on_graph)
+    };
+    Ok(match device {
+        #[cfg(feature = "cuda")]
+        OpenDevice::Cuda(gpu) => Box::new(prepare_cuda(gpu)?),
+        #[cfg(feature = "cuda")]
+        OpenDevice::CudaOrCpu(gpu) => match or_cpu(prepare_cuda(gpu))? {
+            Some(device) => Box::new(device),
+            None => prepare_on(OpenDevice::Cpu, program, weights, limits, on_progress)?,
+        },
+        OpenDevice::Cpu => Box::new(CpuDevice::prepare(program, weights, limits)?),
+        OpenDevice::Reference => Box::new(ReferenceDevice::prepare(program, weights, limits, Mode::Int8)?),
+    })
 }
 
 /// A model file whose tensors' bytes are counted as a device asks for them.
@@ -122,7 +183,7 @@ impl TensorSource for Watched<'_> {
     fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let view = self.file.tensor(name)?;
         let bytes = view.data.len() as u64;
-        (self.on_progress)(self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        (self.on_progress)(Progress::TensorBytes(self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes));
         Some(view)
     }
 }

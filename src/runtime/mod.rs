@@ -1,28 +1,22 @@
 //! A model file, a tokenizer, a device and an engine put together: what commands and servers stand on.
 
+mod capacity;
+mod generate;
 mod loaded;
 
-use std::num::NonZeroUsize;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 use std::path::Path;
 
-use serde::Serialize;
-
-use crate::device::{Limits, MemoryUse};
-use crate::engine::{Engine, EngineError, Event, FinishReason, Request, SequenceMetrics};
-use crate::ids::TokenId;
+use crate::engine::{Engine, EngineError};
+use crate::ids::{SeqId, TokenId};
 use crate::model::{ModelSpec, Program};
-use crate::sampling::SamplingParams;
-use crate::tokenizer::{ChatTemplate, Pushed, SpecialText, StopText, TextStream, Tokenizer, TokenizerError};
+use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerError};
 use crate::weights::WeightsError;
 
-pub use loaded::{LoadedModel, OnProgress};
-
-/// Positions per KV-cache block.
-const BLOCK_TOKENS: u32 = 16;
-
-/// The default context is what the model was trained for, but no more than this much cache. On a GPU it is also no more than what is
-/// free beside the weights, of which an eighth is left for everything else.
-const DEFAULT_ARENA_BYTES_MAX: u64 = 4 << 30;
+use capacity::{SequenceNeed, limits_of};
+pub use generate::{Answers, CHOICES_MAX, GenerateRequest, Generation, Output, RequestId, TextDelta, TokenLogprob};
+pub use loaded::{LoadedModel, OnProgress, OpenDevice, Progress};
 
 /// What runs the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +30,15 @@ pub enum DeviceChoice {
     Reference,
 }
 
+/// How many sequences may run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// At most 1,024.
+    Exactly(NonZeroU32),
+    /// What a GPU has room for beside the weights; on the host within 4 GiB of cache. At most 64.
+    AsManyAsFit,
+}
+
 /// How to open a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeOptions {
@@ -44,6 +47,8 @@ pub struct RuntimeOptions {
     pub threads: Option<u32>,
     /// Positions per sequence; the trained context by default, within 4 GiB of cache.
     pub context_tokens: Option<u32>,
+    /// Answers, and beams. Each has the whole context.
+    pub sequences: Sequences,
     /// Rows of one prefill step.
     pub step_rows_max: u32,
     /// Rows of one step with logits: 1 for generation, more to score.
@@ -56,6 +61,7 @@ impl Default for RuntimeOptions {
             device: DeviceChoice::Auto,
             threads: None,
             context_tokens: None,
+            sequences: Sequences::Exactly(NonZeroU32::MIN),
             step_rows_max: 512,
             logit_rows_max: 1,
         }
@@ -77,6 +83,8 @@ pub enum RuntimeError {
     VocabularyMismatch { tokenizer: usize, model: u32 },
     #[error("the context needs {asked} tokens, at least 2 and at most {limit} are possible: change --ctx-size")]
     Context { asked: u32, limit: u32 },
+    #[error("{asked} sequences at once were asked for, at most {limit} are possible: lower --parallel")]
+    Sequences { asked: u32, limit: u32 },
 }
 
 /// A model ready to generate.
@@ -85,14 +93,10 @@ pub struct Runtime {
     chat_template: Result<ChatTemplate, TokenizerError>,
     spec: ModelSpec,
     engine: Engine,
-}
-
-/// One piece of a generation as it comes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TextDelta<'a> {
-    /// Text that is final: whole characters, past any possible stop string. May be empty.
-    pub text: &'a str,
-    pub id: TokenId,
+    /// Requests under way, and the sequences that are theirs.
+    open: BTreeMap<RequestId, generate::Open>,
+    by_seq: HashMap<SeqId, RequestId>,
+    next_request: u64,
 }
 
 /// Whether to go on.
@@ -100,30 +104,6 @@ pub struct TextDelta<'a> {
 pub enum Control {
     Continue,
     Stop,
-}
-
-/// A chosen token's log-probability and the best ones at its place.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TokenLogprob {
-    pub id: TokenId,
-    pub logprob: f32,
-    pub top: Vec<(TokenId, f32)>,
-}
-
-/// A finished generation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Generation {
-    pub prompt_ids: Vec<TokenId>,
-    pub output_ids: Vec<TokenId>,
-    pub text: String,
-    pub finish_reason: FinishReason,
-    /// One per output token, if asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<Vec<TokenLogprob>>,
-    /// The seed that repeats this generation.
-    pub seed: u64,
-    pub timings: SequenceMetrics,
-    pub memory: MemoryUse,
 }
 
 /// One position of a scored text.
@@ -153,10 +133,12 @@ impl Runtime {
         if tokenizer.vocab_size() > spec.vocab_size as usize {
             return Err(RuntimeError::VocabularyMismatch { tokenizer: tokenizer.vocab_size(), model: spec.vocab_size });
         }
-        let limits = limits_of(&spec, options, loaded.cache_bytes_max(options.device))?;
-        let device = loaded.prepare(&Program::of(&spec), options.device, &limits, on_progress)?;
+        let device = OpenDevice::open(options.device)?;
+        let limits = limits_of(SequenceNeed::of(&spec), options, device.room_bytes(loaded.tensor_bytes())?)?;
+        let device = loaded.prepare(&Program::of(&spec), device, &limits, on_progress)?;
         let engine = Engine::new(device, spec.vocab_size, tokenizer.end_ids().to_vec());
-        Ok(Runtime { tokenizer, chat_template, spec, engine })
+        let (open, by_seq) = (BTreeMap::new(), HashMap::new());
+        Ok(Runtime { tokenizer, chat_template, spec, engine, open, by_seq, next_request: 0 })
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -176,69 +158,31 @@ impl Runtime {
         &self.engine
     }
 
-    /// Generates from `prompt_ids`, telling `on` about every token as it comes.
+    /// Generates what one request asks for, telling `on` about every token as it comes. Nothing else may be under way.
     pub fn generate(
         &mut self,
-        prompt_ids: &[TokenId],
-        params: &SamplingParams,
-        on: &mut dyn FnMut(&TextDelta<'_>) -> Control,
-    ) -> Result<Generation, RuntimeError> {
-        params.validate(self.spec.vocab_size).map_err(EngineError::from)?;
-        let seed = params.seed.unwrap_or_else(fresh_seed);
-        let request = Request { prompt_ids: prompt_ids.to_vec(), params: params.clone(), seed };
-        let mut stream = TextStream::new(
-            &self.tokenizer,
-            params.stop.clone(),
-            StopText::Exclude,
-            SpecialText::Skip,
-            params.min_tokens,
-        )?;
-        let seq = self.engine.add(request)?;
-        let mut out = Collected::default();
-        let mut stopped = false;
-        let (reason, timings) = 'steps: loop {
-            for event in self.engine.step()? {
-                match event {
-                    Event::Token { id, logprob, top, .. } if !stopped => {
-                        let ends = self.tokenizer.is_end(id) || params.stop_token_ids.contains(&id);
-                        out.add(id, logprob, top);
-                        let pushed = if ends { Pushed::default() } else { stream.push(id) };
-                        out.text.push_str(&pushed.text);
-                        let control = on(&TextDelta { text: &pushed.text, id });
-                        if pushed.stopped.is_some() || control == Control::Stop {
-                            stopped = true;
-                            self.engine.cancel(seq);
+        request: GenerateRequest,
+        on: &mut dyn FnMut(&TextDelta) -> Control,
+    ) -> Result<Vec<Generation>, RuntimeError> {
+        if !self.engine.is_idle() {
+            return Err(EngineError::Busy.into());
+        }
+        let id = self.add(request)?;
+        let mut answers = None;
+        // Steps that an ended sequence left in flight are collected, too.
+        while answers.is_none() || !self.engine.is_idle() {
+            for output in self.step()? {
+                match output {
+                    Output::Delta(delta) => {
+                        if on(&delta) == Control::Stop {
+                            self.cancel(id);
                         }
                     }
-                    // A token that came after the stop string.
-                    Event::Token { .. } => {}
-                    Event::Finished { reason, metrics, .. } => break 'steps (reason, metrics),
-                    Event::Failed { error, .. } => {
-                        self.drain()?;
-                        return Err(EngineError::BadRow(error).into());
-                    }
+                    Output::Done { result, .. } => answers = Some(result),
                 }
             }
-        };
-        self.drain()?;
-        let finish_reason = if stopped { FinishReason::Stop } else { reason };
-        if !stopped {
-            let rest = stream.finish();
-            if let (false, Some(&id)) = (rest.is_empty(), out.output_ids.last()) {
-                on(&TextDelta { text: &rest, id });
-            }
-            out.text.push_str(&rest);
         }
-        Ok(Generation {
-            prompt_ids: prompt_ids.to_vec(),
-            output_ids: out.output_ids,
-            text: out.text,
-            finish_reason,
-            logprobs: params.logprobs.map(|_| out.logprobs),
-            seed,
-            timings,
-            memory: self.engine.memory(),
-        })
+        Ok(answers.unwrap_or(Ok(Vec::new()))?)
     }
 
     /// Teacher forcing: every id's log-probability given those before it, with the `top_n` best at its place; nothing for
@@ -251,54 +195,6 @@ impl Runtime {
         };
         Ok(scored.into_iter().map(|sampled| sampled.map(token)).collect())
     }
-
-    /// Collects steps that a stopped sequence left in flight.
-    fn drain(&mut self) -> Result<(), RuntimeError> {
-        while !self.engine.is_idle() {
-            self.engine.step()?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Collected {
-    output_ids: Vec<TokenId>,
-    logprobs: Vec<TokenLogprob>,
-    text: String,
-}
-
-impl Collected {
-    fn add(&mut self, id: TokenId, logprob: Option<f32>, top: Vec<(TokenId, f32)>) {
-        self.output_ids.push(id);
-        if let Some(logprob) = logprob {
-            self.logprobs.push(TokenLogprob { id, logprob, top });
-        }
-    }
-}
-
-/// `cache_bytes_max`: what the device has room for, if that is known.
-fn limits_of(spec: &ModelSpec, options: &RuntimeOptions, cache_bytes_max: Option<u64>) -> Result<Limits, RuntimeError> {
-    const CONTEXT_TOKENS_LIMIT: u32 = 1 << 20;
-    let arena_bytes_max = cache_bytes_max.map_or(DEFAULT_ARENA_BYTES_MAX, |bytes| bytes.min(DEFAULT_ARENA_BYTES_MAX));
-    // Whole blocks: an arena has no other room.
-    let affordable =
-        arena_bytes_max / spec.kv_bytes_per_token(2).max(1) / u64::from(BLOCK_TOKENS) * u64::from(BLOCK_TOKENS);
-    let default = spec.context_tokens_trained.min(affordable.min(u64::from(u32::MAX)) as u32).max(BLOCK_TOKENS);
-    let context_tokens_max = options.context_tokens.unwrap_or(default);
-    if !(2..=CONTEXT_TOKENS_LIMIT).contains(&context_tokens_max) {
-        return Err(RuntimeError::Context { asked: context_tokens_max, limit: CONTEXT_TOKENS_LIMIT });
-    }
-    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
-    Ok(Limits {
-        slots_max: 1,
-        context_tokens_max,
-        step_rows_max: options.step_rows_max.min(context_tokens_max),
-        logit_rows_max: options.logit_rows_max,
-        block_tokens: BLOCK_TOKENS,
-        num_blocks: context_tokens_max.div_ceil(BLOCK_TOKENS),
-        threads: options.threads.unwrap_or_else(cores),
-    })
 }
 
 /// A seed nobody chose, from the system's randomness.

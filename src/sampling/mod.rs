@@ -139,8 +139,20 @@ impl SamplingParams {
         }
     }
 
-    /// How a device chooses output token `output_index` of this request.
-    pub fn sample_row(&self, slot: SlotId, logit_row: u32, output_index: u32, seed: u64) -> SampleRow {
+    /// How a device selects the `count` best candidates for output token `output_index`, for a beam search.
+    pub fn candidates_row(&self, slot: SlotId, logit_row: u32, output_index: u32, count: u32) -> SampleRow {
+        let row = self.sample_row(slot, logit_row, output_index, (0, 0));
+        SampleRow { choice: Choice::Candidates { count }, logprobs: None, ..row }
+    }
+
+    /// How a device chooses output token `output_index` of this request, whose draws a seed and the number of the answer fix.
+    pub fn sample_row(
+        &self,
+        slot: SlotId,
+        logit_row: u32,
+        output_index: u32,
+        (seed, choice_index): (u64, u32),
+    ) -> SampleRow {
         let choice = if self.temperature == 0.0 {
             Choice::Greedy
         } else {
@@ -150,7 +162,7 @@ impl SamplingParams {
                 top_p_q32: (self.top_p * (1u64 << 32) as f64).ceil() as u64,
                 min_p: self.min_p,
                 seed,
-                choice_index: 0,
+                choice_index,
                 output_index,
             }
         };
@@ -242,12 +254,12 @@ mod tests {
     fn parameters_become_sample_rows() {
         let params =
             SamplingParams { min_tokens: 2, top_p: 0.5, stop_token_ids: vec![TokenId(7)], ..Default::default() };
-        let row = |index| params.sample_row(SlotId(3), 1, index, 99);
-        let Choice::Draw { top_p_q32, seed, output_index, .. } = row(5).choice else { panic!("a draw") };
-        assert_eq!((top_p_q32, seed, output_index), (1 << 31, 99, 5));
+        let row = |index| params.sample_row(SlotId(3), 1, index, (99, 4));
+        let Choice::Draw { top_p_q32, seed, choice_index, output_index, .. } = row(5).choice else { panic!("a draw") };
+        assert_eq!((top_p_q32, seed, choice_index, output_index), (1 << 31, 99, 4, 5));
         let masked: Vec<bool> = (0..4).map(|index| row(index).before_min_length).collect();
         assert_eq!(masked, [true, true, false, false]);
-        assert_eq!(SamplingParams::greedy(1).sample_row(SlotId(0), 0, 0, 0).choice, Choice::Greedy);
+        assert_eq!(SamplingParams::greedy(1).sample_row(SlotId(0), 0, 0, (0, 0)).choice, Choice::Greedy);
 
         let masked =
             |params: &SamplingParams| params.slot_start(SlotId(3), &[], &[], &[TokenId(2)]).ids_masked_before_min;

@@ -28,6 +28,9 @@ pub enum Error {
     #[error("{subject}: {problem}")]
     Counters { subject: String, problem: String },
 
+    #[error("{subject}: {problem}")]
+    GpuCheck { subject: String, problem: String },
+
     #[error("{}: no lines `<!-- {name}: begin -->` and `<!-- {name}: end -->` to write between", path.display())]
     NoMarkers { path: PathBuf, name: String },
 

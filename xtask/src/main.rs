@@ -6,6 +6,7 @@ mod counters;
 mod cuda_tools;
 mod error;
 mod goldens;
+mod gpu_check;
 mod lint;
 mod markers;
 mod model;
@@ -59,6 +60,8 @@ enum Task {
     CompareCpu(compare::CompareArgs),
     /// What the CUDA device's kernels do, counted on the simulated GPU and in their machine code, with the gate beside each number.
     Counters(counters::CountersArgs),
+    /// On a machine with a GPU: run the CUDA tests, measure speed and bandwidth, and write one report.
+    GpuCheck(gpu_check::GpuCheckArgs),
     /// Make src/device/cuda/abi.rs from cuda/abi.h again.
     Bindings {
         /// Only check that it is up to date.
@@ -90,6 +93,7 @@ fn run(args: Args) -> Result<(), Error> {
         Task::Lint { rules_only } => lint::run(&repo, rules_only),
         Task::CompareCpu(args) => compare::run(&repo, &args),
         Task::Counters(args) => counters::run(&repo, &args),
+        Task::GpuCheck(args) => gpu_check::run(&repo, &args),
         Task::Bindings { check } => bindings::run(&repo, check),
         Task::PrintBindings => bindings::print(&repo),
         Task::Goldens(args) => goldens::run(&repo, &args),

@@ -94,6 +94,8 @@ impl Summary {
                 self.allocations.bytes_not_freed += bytes;
             }
             ReportLine::Free { bytes, .. } => self.allocations.bytes_not_freed -= bytes,
+            // What a context took with it was not freed by the program.
+            ReportLine::ContextEnd { .. } | ReportLine::Profiler { .. } => {}
             ReportLine::Copy { direction, bytes } => {
                 let copies = self.copies.entry(direction).or_default();
                 copies.number += 1;

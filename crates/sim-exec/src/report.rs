@@ -18,6 +18,10 @@ pub enum ReportLine {
     Allocation { is_host: bool, bytes: u64 },
     /// Memory that it gave back.
     Free { is_host: bool, bytes: u64 },
+    /// A context ended, and took with it what the program had allocated in it and not freed.
+    ContextEnd { device_bytes: u64, host_bytes: u64 },
+    /// `cuProfilerStart` or `cuProfilerStop`.
+    Profiler { is_on: bool },
     /// A copy; `direction` is from and to, such as `host_to_device`.
     Copy { direction: String, bytes: u64 },
 }

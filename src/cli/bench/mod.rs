@@ -3,14 +3,14 @@
 mod output;
 mod parallel;
 mod single;
-mod steps;
+pub(super) mod steps;
 
 use std::path::PathBuf;
 
 use clap::Args;
 use kiln::device::{Device, Limits};
 use kiln::model::Program;
-use kiln::runtime::LoadedModel;
+use kiln::runtime::{LoadedModel, OpenDevice};
 use serde::Serialize;
 
 use output::{Format, Output, Row};
@@ -23,7 +23,7 @@ use super::{CliError, DeviceArgs, bandwidth};
 ///
 /// Each test runs once to warm up and then `-r` times. Sampling (greedy) is inside the measured time; tokenisation is not
 /// needed, since prompts are random ids. The table shows mean ± standard deviation, what moved per second, and the share of
-/// the floor: the time that the stored weights and the cache take at the read bandwidth measured beside it.
+/// the floor: the time that the stored weights and the cache take at the read bandwidth measured beside it, or at a GPU's peak.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// GGUF model file
@@ -84,7 +84,7 @@ struct Machine {
     device: Box<dyn Device>,
     program: Program,
     subject: Subject,
-    /// Measured read bandwidth of the same number of threads.
+    /// A GPU's by its memory's clock and width; else the measured read bandwidth of the same number of threads.
     peak_gbytes_per_s: f64,
 }
 
@@ -123,7 +123,11 @@ impl Machine {
     fn open(args: &BenchArgs, limits: &Limits) -> Result<Machine, CliError> {
         let loaded = LoadedModel::open(&args.model)?;
         let program = Program::of(loaded.spec());
-        let device = loaded.prepare(&program, args.device.choice(), limits, &|_| {})?;
+        let device = OpenDevice::open(args.device.choice())?;
+        let peak = device.peak_gbytes_per_s();
+        let device = loaded.prepare(&program, device, limits, &|_| {})?;
+        // A GPU that cannot run the program leaves it to the CPU.
+        let peak = peak.filter(|_| device.name().starts_with("cuda"));
         let subject = Subject {
             build_number: env!("CARGO_PKG_VERSION"),
             cpu_info: super::cpu_model(),
@@ -138,7 +142,7 @@ impl Machine {
             type_k: "f16",
             type_v: "f16",
         };
-        let peak_gbytes_per_s = bandwidth::read_gbytes_per_s(limits.threads as usize);
+        let peak_gbytes_per_s = peak.unwrap_or_else(|| bandwidth::read_gbytes_per_s(limits.threads as usize));
         Ok(Machine { device, program, subject, peak_gbytes_per_s })
     }
 }

@@ -39,7 +39,7 @@ pub struct ParallelResult {
     samples_tg_ns: Vec<u64>,
     /// Weights and cache that decode must move, per second.
     tg_gbytes_per_s: f64,
-    /// Measured read bandwidth of the same number of threads.
+    /// Of a GPU's memory, or the measured read bandwidth of the same number of threads.
     peak_gbytes_per_s: f64,
     sampling_included: bool,
 }

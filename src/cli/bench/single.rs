@@ -34,7 +34,7 @@ pub struct TestResult {
     samples_ts: Vec<f64>,
     /// Weights and cache that must move, per second.
     gbytes_per_s: f64,
-    /// Measured read bandwidth of the same number of threads.
+    /// Of a GPU's memory, or the measured read bandwidth of the same number of threads.
     peak_gbytes_per_s: f64,
     /// `gbytes_per_s / peak_gbytes_per_s`: how close the test is to the memory floor.
     peak_share: f64,

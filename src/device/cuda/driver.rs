@@ -6,11 +6,12 @@
 
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute};
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Profiler};
 
 /// A device with its context and stream.
 #[derive(Debug)]
@@ -75,23 +76,32 @@ fn is_about_image(error: sys::CUresult) -> bool {
     )
 }
 
-/// Maps a driver error at an allocation; `free` is what the device has left, where it is the device's memory.
-fn no_memory(
-    error: cudarc::driver::DriverError,
-    operation: &'static str,
-    purpose: &'static str,
-    bytes: u64,
-    free: Option<u64>,
-    flag: &'static str,
-) -> DeviceError {
-    if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-        return failed(operation)(error);
+/// Memory that is asked for: what it is for, and what a user would lower if there is not enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    pub purpose: &'static str,
+    pub flag: &'static str,
+}
+
+impl Need {
+    pub const fn new(purpose: &'static str, flag: &'static str) -> Need {
+        Need { purpose, flag }
     }
-    let reason = match free {
-        Some(free) => format!("the GPU has {free} bytes free"),
-        None => "the system gives no more page-locked memory".to_owned(),
-    };
-    DeviceError::OutOfMemory { purpose, bytes, reason, flag }
+
+    /// Maps the driver's error when `bytes` were asked for; `reason` says why there are not enough.
+    fn failed(
+        self,
+        operation: &'static str,
+        bytes: u64,
+        reason: impl FnOnce() -> String,
+    ) -> impl FnOnce(cudarc::driver::DriverError) -> DeviceError {
+        move |error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                DeviceError::OutOfMemory { purpose: self.purpose, bytes, reason: reason(), flag: self.flag }
+            }
+            _ => failed(operation)(error),
+        }
+    }
 }
 
 impl Gpu {
@@ -138,10 +148,33 @@ impl Gpu {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("entering the context"))
     }
 
+    /// 10^9 bytes per second that the memory can move, by its clock (two transfers each) and width; `None` if the driver does not say.
+    pub fn peak_gbytes_per_s(&self) -> Option<f64> {
+        let attribute = |which| {
+            // SAFETY: `device` is from the driver.
+            unsafe { result::device::get_attribute(self.device, which) }.ok().filter(|&value| value > 0).map(f64::from)
+        };
+        let khz = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+        let bits = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
+        Some(2.0 * khz * 1e3 * bits / 8.0 / 1e9)
+    }
+
     /// Free and total bytes of device memory.
     pub fn memory(&self) -> Result<(u64, u64), DeviceError> {
         let (free, total) = result::mem_get_info().map_err(failed("reading the free memory"))?;
         Ok((free as u64, total as u64))
+    }
+
+    /// Switches the collection of a profiling tool that waits for it.
+    pub fn profiler(&self, switch: Profiler) -> Result<(), DeviceError> {
+        // SAFETY: the context is current; without a tool these do nothing.
+        let done = unsafe {
+            match switch {
+                Profiler::Start => sys::cuProfilerStart(),
+                Profiler::Stop => sys::cuProfilerStop(),
+            }
+        };
+        done.result().map_err(failed("switching the profiler"))
     }
 
     /// Waits for everything that was queued.
@@ -326,14 +359,19 @@ pub struct DeviceBuffer {
 }
 
 impl DeviceBuffer {
-    /// `bytes` of zeroed memory for `purpose`; `flag` is what a user would lower.
-    pub fn zeroed(gpu: &Arc<Gpu>, purpose: &'static str, bytes: u64, flag: &'static str) -> Result<Self, DeviceError> {
+    /// `bytes` of zeroed memory.
+    pub fn zeroed(gpu: &Arc<Gpu>, need: Need, bytes: u64) -> Result<Self, DeviceError> {
         let bytes = bytes.max(256);
+        let reason = || match gpu.memory() {
+            Ok((free, _)) => format!("the GPU has {free} bytes free"),
+            Err(_) => "the GPU has less, and its driver does not say how much".to_owned(),
+        };
         // SAFETY: freed once, in `drop`.
-        let address = unsafe { result::malloc_sync(bytes as usize) }.map_err(|error| {
-            let free = gpu.memory().map_or(0, |(free, _)| free);
-            no_memory(error, "allocating device memory", purpose, bytes, Some(free), flag)
-        })?;
+        let address = unsafe { result::malloc_sync(bytes as usize) }.map_err(need.failed(
+            "allocating device memory",
+            bytes,
+            reason,
+        ))?;
         let buffer = DeviceBuffer { gpu: gpu.clone(), address, bytes };
         // SAFETY: the whole of the new buffer.
         unsafe { result::memset_d8_async(address, 0, bytes as usize, gpu.stream) }
@@ -395,13 +433,12 @@ pub struct PinnedBuffer {
 unsafe impl Send for PinnedBuffer {}
 
 impl PinnedBuffer {
-    pub fn zeroed(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self, DeviceError> {
+    pub fn zeroed(gpu: &Arc<Gpu>, need: Need, bytes: usize) -> Result<Self, DeviceError> {
         let bytes = bytes.max(256);
+        let reason = || "the system gives no more page-locked memory".to_owned();
         // SAFETY: freed once, in `drop`.
         let pointer = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP) }
-            .map_err(|error| {
-                no_memory(error, "allocating pinned memory", "pinned buffers", bytes as u64, None, "--ubatch-size")
-            })?
+            .map_err(need.failed("allocating pinned memory", bytes as u64, reason))?
             .cast::<u8>();
         // SAFETY: just allocated, that long.
         unsafe { pointer.write_bytes(0, bytes) };
@@ -448,6 +485,19 @@ impl Event {
         let event =
             result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("making an event"))?;
         Ok(Event { gpu: gpu.clone(), event })
+    }
+
+    /// One that also notes the time.
+    pub fn timing(gpu: &Arc<Gpu>) -> Result<Self, DeviceError> {
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("making an event"))?;
+        Ok(Event { gpu: gpu.clone(), event })
+    }
+
+    /// The GPU's time from `start` to here; both must note it, and have passed.
+    pub fn since(&self, start: &Event) -> Result<Duration, DeviceError> {
+        // SAFETY: both events live.
+        let ms = unsafe { result::event::elapsed(start.event, self.event) }.map_err(failed("reading a time"))?;
+        Ok(Duration::from_secs_f64(f64::from(ms) / 1e3))
     }
 
     /// Marks the end of what is queued now.

@@ -13,11 +13,12 @@ use super::driver::{Gpu, Graph};
 pub struct DecodeGraphs(Vec<(u32, Graph)>);
 
 impl DecodeGraphs {
-    /// Captures what `queue(rows)` queues. A program that is no whole model decodes nothing and has no graphs.
+    /// Captures what `queue(rows)` queues, and tells `on_graph` how many of how many graphs there are. A program that is no whole model decodes nothing and has no graphs.
     pub fn capture(
         gpu: &Arc<Gpu>,
         program: &Program,
         limits: &Limits,
+        on_graph: &dyn Fn(u32, u32),
         queue: impl Fn(u32) -> Result<(), DeviceError>,
     ) -> Result<DecodeGraphs, DeviceError> {
         let embeds = program.ops.iter().any(|op| matches!(op, StageOp::Embed(_)));
@@ -26,9 +27,13 @@ impl DecodeGraphs {
         if !embeds || !program.ops.iter().any(is_head) || rows_max == 0 {
             return Ok(DecodeGraphs::default());
         }
-        let buckets = (0..).map(|i| 1 << i).take_while(|rows| *rows < rows_max).chain([rows_max]);
-        let graphs = buckets.map(|rows| Ok((rows, gpu.capture(|| queue(rows))?)));
-        Ok(DecodeGraphs(graphs.collect::<Result<_, DeviceError>>()?))
+        let buckets: Vec<u32> = (0..).map(|i| 1 << i).take_while(|rows| *rows < rows_max).chain([rows_max]).collect();
+        let mut graphs = Vec::new();
+        for &rows in &buckets {
+            graphs.push((rows, gpu.capture(|| queue(rows))?));
+            on_graph(graphs.len() as u32, buckets.len() as u32);
+        }
+        Ok(DecodeGraphs(graphs))
     }
 
     /// The smallest graph for a step of `rows` rows.

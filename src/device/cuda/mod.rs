@@ -1,7 +1,7 @@
 //! The CUDA device: hand-written kernels (`cuda/`), one parameter struct each, launched on one stream.
 //!
 //! `driver` talks to the GPU, `upload` brings the weights into tiles, `plan` makes launches of a program, `inputs` is what changes from
-//! step to step, `abi` is shared with the kernels.
+//! step to step, `nvtx` names them for profiling tools, `abi` is shared with the kernels.
 
 mod abi;
 mod checkpoints;
@@ -9,6 +9,7 @@ mod driver;
 mod graphs;
 mod inputs;
 mod kernels;
+mod nvtx;
 mod plan;
 mod sampler;
 mod slots;
@@ -16,21 +17,53 @@ mod upload;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::Program;
 use crate::weights::TensorSource;
 
 use super::sampler::SampleRow;
-use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse, StepOutput};
+use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse, Profiler, StepOutput};
 
 use abi::*;
-use driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
+use driver::{DeviceBuffer, Event, Gpu, Need, PinnedBuffer};
 use graphs::DecodeGraphs;
 use inputs::StepShape;
 use kernels::{Kernels, LARGE_ROWS, LARGE_THREADS, SMALL_ROWS};
+use nvtx::Ranges;
 use plan::{Launch, Plan, PlannedLinear};
 use sampler::{Sampler, StepAddresses};
 use slots::Slots;
+
+/// A GPU, opened, with nothing of ours on it.
+#[derive(Clone, Debug)]
+pub struct OpenGpu(Arc<Gpu>);
+
+impl OpenGpu {
+    /// Opens GPU `ordinal`.
+    ///
+    /// # Errors
+    /// `NoGpu` without a driver or GPU.
+    pub fn open(ordinal: i32) -> Result<OpenGpu, DeviceError> {
+        Gpu::open(ordinal).map(OpenGpu)
+    }
+
+    /// Whether it is one of hardware: simulated ones are only used when asked for.
+    pub fn is_hardware(&self) -> bool {
+        !self.0.name.starts_with("Simulated")
+    }
+
+    /// Free bytes of its memory.
+    pub fn free_bytes(&self) -> Result<u64, DeviceError> {
+        self.0.bind()?;
+        Ok(self.0.memory()?.0)
+    }
+
+    /// 10^9 bytes per second that its memory can move, if its driver says so.
+    pub fn peak_gbytes_per_s(&self) -> Option<f64> {
+        self.0.peak_gbytes_per_s()
+    }
+}
 
 /// The device.
 #[derive(Debug)]
@@ -45,6 +78,7 @@ pub struct CudaDevice {
     copies: DeviceBuffer,
     kernels: Kernels,
     gpu: Arc<Gpu>,
+    ranges: Ranges,
     limits: Limits,
     vocab_size: usize,
     hidden_size: usize,
@@ -75,17 +109,32 @@ const STEPS_IN_FLIGHT: usize = 2;
 const COPIES_MAX: usize = 1024;
 
 impl CudaDevice {
-    /// Uploads the weights of `program` to GPU `ordinal` and allocates everything for `limits`.
+    /// Like `prepare_on`, of GPU `ordinal`.
     ///
     /// # Errors
-    /// `NoGpu` without a driver or GPU, `OutOfMemory` with the flag to lower, `Unsupported` for what no kernel does.
+    /// `NoGpu` without a driver or GPU, and those of `prepare_on`.
     pub fn prepare(
         program: &Program,
         weights: &dyn TensorSource,
         limits: &Limits,
         ordinal: i32,
     ) -> Result<CudaDevice, DeviceError> {
-        let gpu = Gpu::open(ordinal)?;
+        CudaDevice::prepare_on(OpenGpu::open(ordinal)?, program, weights, limits, &|_, _| {})
+    }
+
+    /// Uploads the weights of `program` and allocates everything for `limits`. When decode steps are captured as graphs, `on_graph` is
+    /// told how many of how many there are.
+    ///
+    /// # Errors
+    /// `OutOfMemory` with the flag to lower, `Unsupported` for what no kernel does.
+    pub fn prepare_on(
+        OpenGpu(gpu): OpenGpu,
+        program: &Program,
+        weights: &dyn TensorSource,
+        limits: &Limits,
+        on_graph: &dyn Fn(u32, u32),
+    ) -> Result<CudaDevice, DeviceError> {
+        gpu.bind()?;
         let kernels = Kernels::load(&gpu)?;
         let slots = Slots::new(&gpu, program.vocab_size, limits)?;
         let plan = Plan::new(&gpu, &kernels, program, weights, limits, slots.params.last_sampled)?;
@@ -93,10 +142,11 @@ impl CudaDevice {
         let at =
             StepAddresses { step: inputs, sample_rows: inputs + plan.layout.sample_rows, logits: plan.work.logits };
         let sampler = Sampler::new(&gpu, slots, limits, at)?;
-        let staging = || PinnedBuffer::zeroed(&gpu, plan.layout.bytes as usize);
+        let staging =
+            || PinnedBuffer::zeroed(&gpu, Need::new("step inputs", "--ubatch-size"), plan.layout.bytes as usize);
         let staging = [staging()?, staging()?];
         let ends = [Event::new(&gpu)?, Event::new(&gpu)?];
-        let copies = DeviceBuffer::zeroed(&gpu, "block copies", 8 * COPIES_MAX as u64, "--ctx-size")?;
+        let copies = DeviceBuffer::zeroed(&gpu, Need::new("block copies", "--ctx-size"), 8 * COPIES_MAX as u64)?;
         let mut device = CudaDevice {
             graphs: DecodeGraphs::default(),
             plan,
@@ -106,6 +156,7 @@ impl CudaDevice {
             copies,
             kernels,
             gpu,
+            ranges: Ranges::connect(),
             limits: limits.clone(),
             vocab_size: program.vocab_size as usize,
             hidden_size: program.hidden_size as usize,
@@ -114,45 +165,48 @@ impl CudaDevice {
             num_steps: 0,
             last: Batch::default(),
         };
-        device.graphs = DecodeGraphs::capture(&device.gpu, program, limits, |rows| {
+        device.graphs = DecodeGraphs::capture(&device.gpu, program, limits, on_graph, |rows| {
+            let _capture = device.ranges.open(|| format!("capture of {rows} rows"));
             device.queue_kernels(&device.plan.layout.decode_shape(rows), rows)
         })?;
         device.gpu.synchronise()?;
         let (memory, (free, total)) = (device.memory(), device.gpu.memory()?);
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         tracing::info!(
-            "{}: {} MiB of weights, {} MiB of KV arena ({} blocks of {} tokens), {} MiB of workspace; {} of {} MiB are free",
+            "{}: {} MiB of weights, {} MiB of KV arena ({} blocks of {} tokens), {} MiB of workspace, for {} sequences of up to {} \
+             tokens; {} of {} MiB are free",
             device.name(),
             mib(memory.weights_bytes),
             mib(memory.kv_arena_bytes),
             limits.num_blocks,
             limits.block_tokens,
             mib(memory.workspace_bytes),
+            limits.slots_max,
+            limits.context_tokens_max,
             mib(free),
             mib(total),
         );
         Ok(device)
     }
 
-    /// Whether GPU `ordinal` is one of hardware: simulated ones are only used when asked for.
-    ///
-    /// # Errors
-    /// `NoGpu` without a driver or GPU.
-    pub fn is_hardware(ordinal: i32) -> Result<bool, DeviceError> {
-        Ok(!Gpu::open(ordinal)?.name.starts_with("Simulated"))
-    }
-
-    /// Free bytes of the memory of GPU `ordinal`.
-    ///
-    /// # Errors
-    /// `NoGpu` without a driver or GPU.
-    pub fn free_bytes(ordinal: i32) -> Result<u64, DeviceError> {
-        Ok(Gpu::open(ordinal)?.memory()?.0)
+    /// Runs `work` and waits for it. The time is the GPU's own, from the end of what was queued before to the end of `work`.
+    pub fn timed(
+        &mut self,
+        work: impl FnOnce(&mut CudaDevice) -> Result<(), DeviceError>,
+    ) -> Result<Duration, DeviceError> {
+        self.gpu.bind()?;
+        let (start, end) = (Event::timing(&self.gpu)?, Event::timing(&self.gpu)?);
+        start.record()?;
+        work(self)?;
+        end.record()?;
+        end.synchronise()?;
+        end.since(&start)
     }
 
     /// Queues the open step, if there is one: one upload, then its kernels, which are one graph if every sequence decodes.
     fn flush(&mut self) -> Result<(), DeviceError> {
         let Some(step) = self.open.take() else { return Ok(()) };
+        let _step = self.ranges.open(|| format!("step {}: {} rows", self.num_steps, step.shape.rows));
         self.plan.inputs.upload(0, &self.staging[step.buffer].bytes()[..step.shape.upload_bytes])?;
         let decodes = step.shape.is_decode && step.chains == step.shape.rows;
         match self.graphs.for_rows(step.shape.rows).filter(|_| decodes) {
@@ -165,9 +219,16 @@ impl CudaDevice {
     }
 
     fn queue_kernels(&self, shape: &StepShape, chains: u32) -> Result<(), DeviceError> {
-        for launch in &self.plan.launches {
-            self.launch(launch, shape)?;
+        for stages in self.plan.stages.chunk_by(|a, b| a.layer == b.layer) {
+            let _layer = stages[0].layer.map(|layer| self.ranges.open(|| format!("layer {layer}")));
+            for stage in stages {
+                let _stage = self.ranges.open(|| format!("{:?}", stage.stage));
+                for launch in &stage.launches {
+                    self.launch(launch, shape)?;
+                }
+            }
         }
+        let _sample = self.ranges.open(|| "Sample".to_owned());
         self.sampler.launch(chains)
     }
 
@@ -307,6 +368,12 @@ impl Device for CudaDevice {
     fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
         self.gpu.bind()?;
         self.read_checkpoint(checkpoint)
+    }
+
+    fn profiler(&mut self, switch: Profiler) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        self.gpu.synchronise()?;
+        self.gpu.profiler(switch)
     }
 
     fn write(&mut self, batch: &Batch, checkpoint: Checkpoint, values: &[f32]) -> Result<(), DeviceError> {

@@ -3,14 +3,25 @@
 use std::sync::Arc;
 
 use crate::device::{DeviceError, Limits};
-use crate::model::{Activation, DeltaInput, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing, StageOp};
+use crate::model::{
+    Activation, DeltaInput, EmbedOp, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing, Stage, StageOp,
+};
 use crate::weights::TensorSource;
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu};
+use super::driver::{DeviceBuffer, Gpu, Need};
 use super::inputs::StepLayout;
 use super::kernels::{FUSED_SHARED_BYTES_MAX, HEAD_DIMS, Kernels};
 use super::upload::{WeightPlan, Weights};
+
+/// A stage of the program, for people to find in a profile, with its launches.
+#[derive(Clone, Debug)]
+pub struct PlannedStage {
+    pub stage: Stage,
+    /// `None` in front of the first layer and behind the last.
+    pub layer: Option<u32>,
+    pub launches: Vec<Launch>,
+}
 
 /// One launch of a step, but for its grid.
 #[derive(Clone, Debug)]
@@ -91,7 +102,7 @@ pub struct KvArena {
 /// A program, ready.
 #[derive(Debug)]
 pub struct Plan {
-    pub launches: Vec<Launch>,
+    pub stages: Vec<PlannedStage>,
     pub weights: Weights,
     pub work: Workspace,
     pub kv: KvArena,
@@ -115,7 +126,7 @@ impl Plan {
         // The large allocations come before anything is uploaded: what does not fit is known at once.
         let weights = weight_plan.allocate(gpu)?;
         let layout = StepLayout::new(program, limits, gpu.sm_count);
-        let inputs = DeviceBuffer::zeroed(gpu, "step inputs", layout.bytes, "--ubatch-size")?;
+        let inputs = DeviceBuffer::zeroed(gpu, Need::new("step inputs", "--ubatch-size"), layout.bytes)?;
         let kv = kv_arena(gpu, program, limits)?;
         let mut work = workspace(gpu, program, limits, &layout)?;
         weights.upload(gpu, kernels, source)?;
@@ -133,9 +144,9 @@ impl Plan {
             work: &work,
             residual: 0,
         };
-        let launches = builder.launches()?;
+        let stages = builder.stages()?;
         work.residual_last = builder.residual;
-        Ok(Plan { launches, weights, work, kv, inputs, layout })
+        Ok(Plan { stages, weights, work, kv, inputs, layout })
     }
 }
 
@@ -213,7 +224,7 @@ fn kv_arena(gpu: &Arc<Gpu>, program: &Program, limits: &Limits) -> Result<KvAren
         block_stride += 2 * u64::from(layer.kv_heads) * u64::from(limits.block_tokens) * u64::from(layer.head_dim);
     }
     let bytes = 2 * block_stride * u64::from(limits.num_blocks);
-    let buffer = DeviceBuffer::zeroed(gpu, "the KV arena", bytes, "--ctx-size")?;
+    let buffer = DeviceBuffer::zeroed(gpu, Need::new("the KV arena", "--ctx-size or --parallel"), bytes)?;
     Ok(KvArena { buffer, block_stride, layers })
 }
 
@@ -274,7 +285,7 @@ fn workspace(
     let gated = activation_offsets(&mut take, rows, gated_max);
     let parts = take(4 * layout.part_floats(program));
     let counters = take(4 * layout.counters(program));
-    let buffer = DeviceBuffer::zeroed(gpu, "the workspace", bytes, "--ubatch-size or --ctx-size")?;
+    let buffer = DeviceBuffer::zeroed(gpu, Need::new("the workspace", "--ubatch-size or --ctx-size"), bytes)?;
     let base = buffer.address();
     let activations = |(values, quants, scales, blocks): (u64, u64, u64, u32)| KilnActivations {
         values: base + values,
@@ -367,24 +378,31 @@ impl Builder<'_> {
         self.inputs.address() + offset
     }
 
-    fn launches(&mut self) -> Result<Vec<Launch>, DeviceError> {
-        let mut launches = Vec::new();
-        for op in &self.program.ops {
-            match op {
-                StageOp::Embed(op) => launches.push(Launch::Embed(KilnEmbedParams {
-                    table: self.weights.matrix(&op.table),
-                    step: self.step(),
-                    rows: self.at(self.layout.rows),
-                    last_sampled: self.last_sampled,
-                    residual: self.work.residuals[self.residual],
-                    cols: op.table.cols,
-                    scale: op.scale,
-                })),
-                StageOp::Attend(op) => self.attend(op, &mut launches),
-                StageOp::Linear(op) => launches.push(Launch::Linear(Box::new(self.linear(op)?))),
-            }
-        }
-        Ok(launches)
+    fn stages(&mut self) -> Result<Vec<PlannedStage>, DeviceError> {
+        let program = self.program;
+        let planned = program.ops.iter().map(|op| {
+            let (layer, launches) = match op {
+                StageOp::Embed(op) => (None, vec![self.embed(op)]),
+                StageOp::Attend(op) => (Some(op.layer), self.attend(op)),
+                StageOp::Linear(op) => {
+                    ((op.stage != Stage::Head).then_some(op.layer), vec![Launch::Linear(Box::new(self.linear(op)?))])
+                }
+            };
+            Ok(PlannedStage { stage: op.stage(), layer, launches })
+        });
+        planned.collect()
+    }
+
+    fn embed(&self, op: &EmbedOp) -> Launch {
+        Launch::Embed(KilnEmbedParams {
+            table: self.weights.matrix(&op.table),
+            step: self.step(),
+            rows: self.at(self.layout.rows),
+            last_sampled: self.last_sampled,
+            residual: self.work.residuals[self.residual],
+            cols: op.table.cols,
+            scale: op.scale,
+        })
     }
 
     fn linear(&mut self, op: &LinearOp) -> Result<PlannedLinear, DeviceError> {
@@ -516,7 +534,7 @@ impl Builder<'_> {
         self.kv.layers[layer as usize].map_or(0, |layer| layer.offset)
     }
 
-    fn attend(&self, op: &crate::model::AttendOp, launches: &mut Vec<Launch>) {
+    fn attend(&self, op: &crate::model::AttendOp) -> Vec<Launch> {
         let cols = op.num_heads * op.head_dim;
         let out = with_cols(self.work.attended, cols);
         let kernel = HEAD_DIMS.iter().position(|&dim| op.head_dim <= dim).unwrap_or(HEAD_DIMS.len() - 1);
@@ -541,9 +559,10 @@ impl Builder<'_> {
             window: op.window.unwrap_or(u32::MAX),
             scale_log2: op.score_scale * std::f32::consts::LOG2_E,
         };
-        launches.push(Launch::Attend(Box::new(params), kernel));
+        let mut launches = vec![Launch::Attend(Box::new(params), kernel)];
         if !op.head_dim.is_multiple_of(KILN_BLOCK) {
             launches.push(Launch::QuantiseAttended(KilnQuantiseParams { rows: out, cols, num_rows: 0 }));
         }
+        launches
     }
 }

@@ -7,7 +7,7 @@ use crate::device::{DeviceError, Limits, SlotStart};
 use crate::ids::TokenId;
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu, Kernel, Module, PinnedBuffer};
+use super::driver::{DeviceBuffer, Gpu, Kernel, Module, Need, PinnedBuffer};
 use super::slots::Slots;
 
 /// `sizeof(SampleShared)` of cuda/sample.cu without the scores.
@@ -84,9 +84,10 @@ impl Sampler {
         let sums = take(8, rows_max * ctas);
         let bin_counts = take(4 * 3, groups_max * KILN_SAMPLE_BINS);
         let bin_masses = take(8 * 3, groups_max * KILN_SAMPLE_BINS);
-        let scratch = DeviceBuffer::zeroed(gpu, "the sampler's histograms", bytes, "the number of sequences")?;
+        let scratch = DeviceBuffer::zeroed(gpu, Need::new("the sampler's histograms", "--parallel"), bytes)?;
         let rows = rows_max as usize;
-        let buffer = || PinnedBuffer::zeroed(gpu, rows * (RESULT_BYTES + KILN_TOP_MAX as usize * TOP_BYTES));
+        let row_bytes = RESULT_BYTES + KILN_TOP_MAX as usize * TOP_BYTES;
+        let buffer = || PinnedBuffer::zeroed(gpu, Need::new("results of the sampler", "--parallel"), rows * row_bytes);
         let results = [buffer()?, buffer()?];
         let addresses = [results[0].address(), results[1].address()];
         let base = scratch.address();

@@ -6,7 +6,7 @@ use crate::device::{DeviceError, Limits, SlotStart};
 use crate::ids::TokenId;
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu, Kernel, PinnedBuffer, bytes_of};
+use super::driver::{DeviceBuffer, Gpu, Kernel, Need, PinnedBuffer, bytes_of};
 
 /// Words of one upload of starts; longer prompts take several.
 const CHUNK_WORDS: usize = 64 << 10;
@@ -40,9 +40,9 @@ impl Slots {
         let masks = take(4 * u64::from(mask_words));
         let biases = take((size_of::<KilnBias>() * KILN_BIASES_MAX as usize) as u64);
         let num_biases = take(4);
-        let buffer = DeviceBuffer::zeroed(gpu, "the sampler's counts", bytes, "the number of sequences")?;
-        let words =
-            DeviceBuffer::zeroed(gpu, "starts of sequences", 4 * CHUNK_WORDS as u64, "the number of sequences")?;
+        let buffer = DeviceBuffer::zeroed(gpu, Need::new("the sampler's counts", "--parallel"), bytes)?;
+        let need = Need::new("starts of sequences", "--ctx-size or --parallel");
+        let words = DeviceBuffer::zeroed(gpu, need, 4 * CHUNK_WORDS as u64)?;
         let base = buffer.address();
         let params = KilnSlots {
             last_sampled: base + last_sampled,
@@ -53,7 +53,7 @@ impl Slots {
             vocab_size,
             mask_words,
         };
-        let staging = || PinnedBuffer::zeroed(gpu, 4 * CHUNK_WORDS);
+        let staging = || PinnedBuffer::zeroed(gpu, need, 4 * CHUNK_WORDS);
         Ok(Slots { gpu: gpu.clone(), buffer, params, words, staging: [staging()?, staging()?] })
     }
 

@@ -8,7 +8,7 @@ use crate::model::{MatrixRef, VectorRef};
 use crate::weights::{DType, TensorSource};
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
+use super::driver::{DeviceBuffer, Event, Gpu, Need, PinnedBuffer};
 use super::kernels::Kernels;
 
 /// Planes and vectors start at multiples of this.
@@ -118,7 +118,8 @@ impl WeightPlan {
 
     /// Allocates; everything has its address then.
     pub fn allocate(self, gpu: &Arc<Gpu>) -> Result<Weights, DeviceError> {
-        Ok(Weights { buffer: DeviceBuffer::zeroed(gpu, "the weights", self.bytes, "the model's size")?, plan: self })
+        let need = Need::new("the weights", "the model's size (a smaller format or model), or use --device cpu");
+        Ok(Weights { buffer: DeviceBuffer::zeroed(gpu, need, self.bytes)?, plan: self })
     }
 }
 
@@ -233,8 +234,10 @@ struct Half {
 
 impl Half {
     fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Half, DeviceError> {
-        let device = DeviceBuffer::zeroed(gpu, "staging of weights", bytes as u64, "the model's size")?;
-        Ok(Half { pinned: PinnedBuffer::zeroed(gpu, bytes)?, device, used: Event::new(gpu)? })
+        // Everything else has been allocated: what it took less of would be free for this.
+        let device = DeviceBuffer::zeroed(gpu, Need::new("staging of weights", "--ctx-size"), bytes as u64)?;
+        let need = Need::new("staging of weights", "what other programs lock in memory");
+        Ok(Half { pinned: PinnedBuffer::zeroed(gpu, need, bytes)?, device, used: Event::new(gpu)? })
     }
 }
 

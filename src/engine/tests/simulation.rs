@@ -3,6 +3,7 @@
 //!
 //! `KILN_SCHEDULES=1000000` runs so many; `KILN_SCHEDULE=7` replays the one of seed 7.
 
+use super::beams::search_alone;
 use super::*;
 
 const SCHEDULES: u64 = 20_000;
@@ -28,21 +29,41 @@ enum End {
     Failed,
 }
 
+/// What a request gives.
+#[derive(Clone, Debug, PartialEq)]
+struct Answer {
+    ids: Vec<TokenId>,
+    found: Vec<Hypothesis>,
+    end: End,
+}
+
 /// A request in a schedule: what it must give, and what it gave so far.
 struct Running {
-    expected: (Vec<TokenId>, End),
+    expected: Answer,
     cancelled: bool,
     ids: Vec<TokenId>,
+    found: Vec<Hypothesis>,
     end: Option<End>,
 }
 
 /// What the scripted device answers to a request alone.
-fn expected(request: &Request) -> (Vec<TokenId>, End) {
+fn expected(request: &Request) -> Answer {
+    if request.beams.is_some() {
+        let found = search_alone(request);
+        let reason = |best: &Hypothesis| if best.is_stopped { FinishReason::Stop } else { FinishReason::Length };
+        let end = found.as_ref().map_or(End::Failed, |found| End::Finished(reason(&found[0])));
+        return Answer { ids: Vec::new(), found: found.unwrap_or_default(), end };
+    }
+    let (ids, end) = expected_tokens(request);
+    Answer { ids, found: Vec::new(), end }
+}
+
+fn expected_tokens(request: &Request) -> (Vec<TokenId>, End) {
     let params = &request.params;
     let mut hash = request.prompt_ids.iter().fold(EMPTY_HASH, |hash, id| hash_with(hash, id.0));
     let mut ids = Vec::new();
     loop {
-        if hash.is_multiple_of(BAD_ROW_EVERY) && params.logprobs.is_some() {
+        if hash.is_multiple_of(BAD_ROW_EVERY) && params.frequency_penalty != 0.0 {
             return (ids, End::Failed);
         }
         let id = next_id(hash, (ids.len() as u32) < params.min_tokens);
@@ -71,19 +92,28 @@ fn random_request(rng: &mut Rng, earlier: &[(Vec<TokenId>, Vec<TokenId>)]) -> Re
     };
     prompt_ids.extend((0..1 + rng.below(3)).map(|_| TokenId(rng.below(900))));
     let max_tokens = 1 + rng.below(12);
+    let beams = (rng.below(4) == 0).then(|| BeamParams {
+        num_beams: 1 + rng.below(4),
+        length_penalty: f64::from(rng.below(3)) - 1.0,
+        early_stopping: [EarlyStopping::First, EarlyStopping::Likely, EarlyStopping::Never][rng.below(3) as usize],
+        ..BeamParams::default()
+    });
+    let meets_bad_rows = rng.below(8) == 0;
     let params = SamplingParams {
         max_tokens: Some(max_tokens),
         min_tokens: rng.below(3).min(max_tokens),
-        logprobs: (rng.below(8) == 0).then_some(0),
+        frequency_penalty: if meets_bad_rows { 1.0 } else { 0.0 },
         ..SamplingParams::default()
     };
-    Request { prompt_ids, params, seed: 0 }
+    Request { beams, ..Request::new(prompt_ids, params, 0) }
 }
 
 /// What schedules met, all together.
 #[derive(Debug, Default)]
 struct Met {
     preemptions: u64,
+    /// Beam searches of several beams that found something.
+    searches: u64,
     refusals: u32,
     cancels: u32,
     bad_rows: u32,
@@ -103,6 +133,7 @@ fn run(seed: u64, met: &mut Met) {
         threads: 1,
     };
     let num_blocks = limits.num_blocks;
+    let beams_max = limits.slots_max.min(limits.step_rows_max).min(limits.logit_rows_max);
     let fails_at = (rng.below(16) == 0).then(|| 1 + rng.below(30));
     let mut engine =
         Engine::new(Box::new(Scripted::new(limits, 1 + rng.below(2) as usize, fails_at)), VOCAB, vec![END]);
@@ -114,17 +145,25 @@ fn run(seed: u64, met: &mut Met) {
         while arrivals > 0 && rng.below(3) == 0 {
             arrivals -= 1;
             let request = random_request(&mut rng, &earlier);
-            let most = request.prompt_ids.len() as u32 + request.params.max_tokens.unwrap_or(0) - 1;
+            let positions = request.prompt_ids.len() as u32 + request.params.max_tokens.unwrap_or(0) - 1;
+            let shared = request.prompt_ids.len() as u32 / 4;
+            let most = shared + request.lanes_max() * (positions.div_ceil(4) - shared);
             let expected = expected(&request);
             match engine.add(request.clone()) {
                 Ok(id) => {
-                    earlier.push((request.prompt_ids, expected.0.clone()));
-                    running.insert(id, Running { expected, cancelled: false, ids: Vec::new(), end: None });
+                    let output = expected.found.first().map_or(&expected.ids, |best| &best.ids);
+                    earlier.push((request.prompt_ids, output.clone()));
+                    let (ids, found) = (Vec::new(), Vec::new());
+                    running.insert(id, Running { expected, cancelled: false, ids, found, end: None });
                 }
                 Err(EngineError::NeverFits { needed, blocks, .. }) => {
-                    assert_eq!((needed, blocks), (most.div_ceil(4), num_blocks));
+                    assert_eq!((needed, blocks), (most, num_blocks));
                     assert!(needed > blocks);
                     met.refusals += 1;
+                }
+                Err(EngineError::TooManyBeams { num_beams, most }) => {
+                    assert_eq!((num_beams, most), (request.lanes_max(), beams_max));
+                    assert!(num_beams > most);
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -139,7 +178,7 @@ fn run(seed: u64, met: &mut Met) {
         match engine.step() {
             Ok(events) => events.into_iter().for_each(|event| receive(event, &mut running, met)),
             Err(error) => {
-                assert!(fails_at.is_some() && matches!(error, EngineError::Device(_)), "{error}");
+                assert!(fails_at.is_some() && matches!(error, EngineError::Lost { .. }), "{error}");
                 assert!(engine.is_idle());
                 met.device_failures += 1;
                 return;
@@ -160,7 +199,13 @@ fn receive(event: Event, running: &mut HashMap<SeqId, Running>, met: &mut Met) {
             let sequence = running.get_mut(&seq).unwrap();
             assert_eq!(sequence.end, None, "a token after the end");
             sequence.ids.push(id);
-            assert!(sequence.expected.0.starts_with(&sequence.ids), "{seq} gives {:?}", sequence.ids);
+            assert!(sequence.expected.ids.starts_with(&sequence.ids), "{seq} gives {:?}", sequence.ids);
+            return;
+        }
+        Event::Found { seq, results } => {
+            met.searches += u64::from(results[0].ids.len() > 1);
+            let sequence = running.get_mut(&seq).unwrap();
+            assert_eq!((sequence.end, std::mem::replace(&mut sequence.found, results)), (None, Vec::new()));
             return;
         }
         Event::Finished { seq, reason, metrics } => {
@@ -177,7 +222,8 @@ fn receive(event: Event, running: &mut HashMap<SeqId, Running>, met: &mut Met) {
     let is_cancel = end == End::Finished(FinishReason::Cancelled);
     assert!(!is_cancel || sequence.cancelled, "nobody cancelled {seq}");
     if !is_cancel {
-        assert_eq!((&sequence.ids, end), (&sequence.expected.0, sequence.expected.1));
+        let (ids, found) = (sequence.ids.clone(), sequence.found.clone());
+        assert_eq!(Answer { ids, found, end }, sequence.expected, "{seq}");
     }
 }
 
@@ -192,7 +238,7 @@ fn random_schedules_keep_every_promise() {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, &mut met)));
         assert!(outcome.is_ok(), "KILN_SCHEDULE={seed} replays what failed above");
     }
-    let counts = [met.preemptions, met.prompt_tokens_cached];
+    let counts = [met.preemptions, met.searches, met.prompt_tokens_cached];
     let faults = [met.refusals, met.cancels, met.bad_rows, met.device_failures];
     assert!(counts.iter().all(|n| *n > 1000) && faults.iter().all(|n| *n > 20), "schedules are too tame: {met:?}");
 }

@@ -32,6 +32,32 @@ fn growing_takes_all_or_nothing() {
 }
 
 #[test]
+fn extending_copies_what_is_shared_and_takes_all_or_nothing() {
+    let mut manager = BlockManager::new(9, 4);
+    let mut prompt = BlockTable::default();
+    manager.grow(&mut prompt, 6).unwrap();
+    let mut lanes: Vec<BlockTable> = (0..3).map(|_| manager.fork(&prompt, 6)).collect();
+    manager.release(&mut prompt);
+    let [full, tail] = lanes[0].blocks() else { panic!("6 positions are two blocks") };
+    let (full, tail) = (*full, *tail);
+    // Two lanes copy the block that all write to, the last one keeps it; two more blocks for each would be too many.
+    let before = lanes.clone();
+    let error = manager.extend(&mut lanes, 6, 13).unwrap_err();
+    assert_eq!((error.asked, error.free), (2 + 3 * 2, 7));
+    assert_eq!((&lanes, manager.num_free()), (&before, 7));
+    let copies = manager.extend(&mut lanes, 6, 9).unwrap();
+    assert!(copies.len() == 2 && copies.iter().all(|copy| copy.from == tail && copy.to != tail), "{copies:?}");
+    assert_eq!(manager.num_free(), 7 - 2 - 3);
+    assert!(lanes.iter().all(|lane| lane.blocks()[0] == full && lane.blocks().len() == 3));
+    assert_eq!((manager.references(full), lanes[2].blocks()[1]), (3, tail));
+    assert!(lanes.iter().flat_map(|lane| &lane.blocks()[1..]).all(|block| manager.is_writable(*block)));
+    assert_eq!(manager.extend(&mut lanes, 9, 12).unwrap(), [], "nothing is shared or new");
+    manager.assert_consistent(lanes.iter());
+    lanes.iter_mut().for_each(|lane| manager.release(lane));
+    assert_eq!(manager.num_free(), 9);
+}
+
+#[test]
 fn only_full_blocks_after_the_same_ids_are_found() {
     let mut manager = BlockManager::new(8, BLOCK_TOKENS);
     let table = published(&mut manager, &[1, 2, 3, 4, 5]);

@@ -68,6 +68,9 @@ impl BeamParams {
         // It multiplies: on logits, where the samplers apply it, it is not what it is on log-probabilities.
         let penalty = sampling.repetition_penalty;
         only("repetition_penalty", penalty == 1.0, "1", &penalty)?;
+        let reported = sampling.logprobs.unwrap_or(0);
+        only("logprobs", reported == 0, "0, of the results' own tokens,", &reported)?;
+        only("max_tokens", sampling.max_tokens != Some(0), "1 or more", &0)?;
         super::at_most("stop_token_ids", "ids that end a beam, the model's own included", BEAM_END_IDS_MAX, num_end_ids)
     }
 
@@ -168,6 +171,17 @@ impl BeamSearch {
         assert!(max_tokens > 0 && params.num_beams > 0, "a search has a beam and a token to find");
         let live = vec![Live { node: None, sum: 0.0 }];
         BeamSearch { params, end_ids, max_tokens, length: 0, nodes: Vec::new(), live, finished: Vec::new() }
+    }
+
+    /// Back to the prompt.
+    pub fn restart(&mut self) {
+        let (params, end_ids) = (self.params.clone(), std::mem::take(&mut self.end_ids));
+        *self = BeamSearch::new(params, end_ids, self.max_tokens);
+    }
+
+    /// Candidates that [`BeamSearch::advance`] needs of every live beam.
+    pub fn candidates_per_beam(&self) -> u32 {
+        self.params.candidates_per_beam(self.end_ids.len())
     }
 
     pub fn num_live(&self) -> usize {

@@ -144,6 +144,8 @@ fn what_beams_do_not_do_is_rejected() {
         ("seed", SamplingParams { seed: Some(1), ..ok.clone() }),
         ("stop", SamplingParams { stop: vec!["x".into()], ..ok.clone() }),
         ("repetition_penalty", SamplingParams { repetition_penalty: 1.1, ..ok.clone() }),
+        ("logprobs", SamplingParams { logprobs: Some(1), ..ok.clone() }),
+        ("max_tokens", SamplingParams { max_tokens: Some(0), ..ok.clone() }),
     ];
     for (field, sampling) in sampling {
         assert_eq!(name(&beams, &sampling), Err(field));

@@ -20,6 +20,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/device/cpu/checkpoints.rs", "reads and writes those buffers between steps"),
     ("src/device/cpu/mod.rs", "reads logits between steps"),
     ("src/device/cuda/driver.rs", "calls the CUDA driver"),
+    ("src/device/cuda/nvtx.rs", "hands tables of functions to a profiling tool, and calls them"),
     ("crates/sim-driver/src/abi.rs", "reads and writes through the pointers that a C program gives"),
     ("crates/sim-driver/src/api/mod.rs", "exports C functions"),
     ("crates/sim-driver/src/host.rs", "host memory and host functions that a C program lends"),

@@ -59,7 +59,7 @@ calls! {
         greatest.offer(PRIORITIES.0)
     };
     cuCtxSynchronize() |d| d.context_synchronize();
-    cuProfilerStart() |d| d.context().map(drop);
-    cuProfilerStop() |d| d.context().map(drop);
+    cuProfilerStart() |d| d.profiler(true);
+    cuProfilerStop() |d| d.profiler(false);
     cuCtxAttach(_context: Out<Handle>, _flags: u32) |_| refuse(Code::NotSupported, "cuCtxAttach is deprecated");
 }

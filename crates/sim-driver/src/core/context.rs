@@ -138,6 +138,12 @@ impl Driver {
             self.module_remove(module)?;
         }
         self.libraries.iter_mut().for_each(|(_, l)| l.forget(handle));
+        let live = |is_host: bool| {
+            let own = self.memory.values().filter(|r| r.context == handle && r.is_host() == is_host);
+            own.filter(|range| range.is_allocated()).map(|range| range.bytes).sum()
+        };
+        let (device_bytes, host_bytes) = (live(false), live(true));
+        self.report.context_end(device_bytes, host_bytes);
         let owned: Vec<u64> = self.memory.iter().filter(|(_, r)| r.context == handle).map(|(&a, _)| a).collect();
         owned.into_iter().try_for_each(|address| self.range_remove(address))
     }
@@ -238,6 +244,13 @@ impl Driver {
     pub fn set_context_flags(&mut self, flags: u32) -> Res {
         require(flags & !FLAGS_ALL == 0, Code::InvalidValue, format!("context flags {flags:#x}"))?;
         self.current_mut()?.flags = flags;
+        Ok(())
+    }
+
+    /// There is no tool to switch: the report says when one would have been.
+    pub fn profiler(&mut self, is_on: bool) -> Res {
+        self.context()?;
+        self.report.profiler(is_on);
         Ok(())
     }
 

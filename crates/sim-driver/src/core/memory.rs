@@ -42,6 +42,11 @@ impl Range {
     pub fn is_host(&self) -> bool {
         matches!(self.kind, RangeKind::Managed(_) | RangeKind::Pinned(_) | RangeKind::Registered)
     }
+
+    /// Whether the program allocated it, and must free it.
+    pub fn is_allocated(&self) -> bool {
+        !matches!(self.kind, RangeKind::Registered | RangeKind::Global)
+    }
 }
 
 /// A memory error of the executor as the driver reports it.
@@ -127,7 +132,7 @@ impl Driver {
     /// Removes a range that its owner gave back; what a context takes with it when it goes is not reported.
     fn range_give_back(&mut self, address: u64) -> Res {
         if let Some(range) = self.memory.get(&address)
-            && !matches!(range.kind, RangeKind::Registered | RangeKind::Global)
+            && range.is_allocated()
         {
             self.report.free(range.is_host(), range.bytes);
         }

@@ -58,6 +58,15 @@ impl Report {
         self.line(|| ReportLine::Free { is_host, bytes });
     }
 
+    /// With the allocations that were still live.
+    pub fn context_end(&mut self, device_bytes: u64, host_bytes: u64) {
+        self.line(|| ReportLine::ContextEnd { device_bytes, host_bytes });
+    }
+
+    pub fn profiler(&mut self, is_on: bool) {
+        self.line(|| ReportLine::Profiler { is_on });
+    }
+
     /// `direction` is from and to, such as `host_to_device`.
     pub fn copy(&mut self, direction: &str, bytes: u64) {
         self.line(|| ReportLine::Copy { direction: direction.to_owned(), bytes });

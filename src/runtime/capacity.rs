@@ -1,0 +1,136 @@
+//! How many sequences of which length fit: limits derived from what the user asked for and what the device has free.
+
+use std::num::NonZeroUsize;
+
+use crate::device::Limits;
+use crate::model::ModelSpec;
+
+use super::{RuntimeError, RuntimeOptions, Sequences};
+
+/// Positions per KV-cache block.
+const BLOCK_TOKENS: u32 = 16;
+
+/// The default context is what the model was trained for, but no more than this much cache. On a GPU it is also no more than what is
+/// free beside the weights, of which an eighth is left for everything else.
+const DEFAULT_ARENA_BYTES_MAX: u64 = 4 << 30;
+
+/// Sequences at once, where as many as fit were asked for.
+const FITTING_SEQUENCES_MAX: u32 = 64;
+
+const SEQUENCES_LIMIT: u32 = 1024;
+const CONTEXT_TOKENS_LIMIT: u32 = 1 << 20;
+
+/// What a model needs for each sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct SequenceNeed {
+    pub context_tokens_trained: u32,
+    /// Cache per position.
+    pub token_bytes: u64,
+    /// Beside the cache: a row of logits, two counts of every token, and a mask.
+    pub slot_bytes: u64,
+}
+
+impl SequenceNeed {
+    pub fn of(spec: &ModelSpec) -> SequenceNeed {
+        let vocab_size = u64::from(spec.vocab_size);
+        SequenceNeed {
+            context_tokens_trained: spec.context_tokens_trained,
+            token_bytes: spec.kv_bytes_per_token(2).max(1),
+            slot_bytes: vocab_size * (4 + 8) + vocab_size.div_ceil(8),
+        }
+    }
+}
+
+/// `room_bytes`: what the device has free beside weights and workspace, if that is known; else the cache's default size counts.
+pub fn limits_of(
+    need: SequenceNeed,
+    options: &RuntimeOptions,
+    room_bytes: Option<u64>,
+) -> Result<Limits, RuntimeError> {
+    let SequenceNeed { context_tokens_trained, token_bytes, slot_bytes } = need;
+    let room_bytes = room_bytes.unwrap_or(DEFAULT_ARENA_BYTES_MAX);
+    // Whole blocks: an arena has no other room.
+    let affordable = room_bytes.min(DEFAULT_ARENA_BYTES_MAX) / token_bytes / u64::from(BLOCK_TOKENS);
+    let affordable = (affordable * u64::from(BLOCK_TOKENS)).min(u64::from(CONTEXT_TOKENS_LIMIT)) as u32;
+    let default = context_tokens_trained.min(affordable).max(BLOCK_TOKENS);
+    let context_tokens_max = options.context_tokens.unwrap_or(default);
+    if !(2..=CONTEXT_TOKENS_LIMIT).contains(&context_tokens_max) {
+        return Err(RuntimeError::Context { asked: context_tokens_max, limit: CONTEXT_TOKENS_LIMIT });
+    }
+    let seq_blocks = context_tokens_max.div_ceil(BLOCK_TOKENS);
+    let slots_max = match options.sequences {
+        Sequences::Exactly(count) => count.get(),
+        Sequences::AsManyAsFit => {
+            let seq_bytes = u64::from(seq_blocks * BLOCK_TOKENS) * token_bytes + slot_bytes;
+            (room_bytes / seq_bytes).clamp(1, u64::from(FITTING_SEQUENCES_MAX)) as u32
+        }
+    };
+    if slots_max > SEQUENCES_LIMIT {
+        return Err(RuntimeError::Sequences { asked: slots_max, limit: SEQUENCES_LIMIT });
+    }
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
+    let step_rows_max = options.step_rows_max.min(context_tokens_max.saturating_mul(slots_max));
+    let num_blocks = seq_blocks * slots_max;
+    tracing::info!(
+        "plan: {slots_max} sequences of up to {context_tokens_max} tokens need {} MiB of cache; there is room for {} MiB",
+        (u64::from(num_blocks * BLOCK_TOKENS) * token_bytes).div_ceil(1 << 20),
+        room_bytes >> 20,
+    );
+    Ok(Limits {
+        slots_max,
+        context_tokens_max,
+        step_rows_max,
+        logit_rows_max: options.logit_rows_max.max(slots_max.min(step_rows_max)),
+        block_tokens: BLOCK_TOKENS,
+        num_blocks,
+        threads: options.threads.unwrap_or_else(cores),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    const NEED: SequenceNeed =
+        SequenceNeed { context_tokens_trained: 4096, token_bytes: 1 << 10, slot_bytes: 256 << 10 };
+
+    fn limits(context_tokens: Option<u32>, sequences: Sequences, room_bytes: Option<u64>) -> Limits {
+        let options = RuntimeOptions { context_tokens, sequences, ..RuntimeOptions::default() };
+        limits_of(NEED, &options, room_bytes).unwrap()
+    }
+
+    fn exactly(count: u32) -> Sequences {
+        Sequences::Exactly(NonZeroU32::new(count).unwrap())
+    }
+
+    #[test]
+    fn the_context_is_what_was_trained_for_as_far_as_there_is_room() {
+        let context = |asked, room_bytes| limits(asked, exactly(1), room_bytes).context_tokens_max;
+        assert_eq!(context(None, None), 4096);
+        assert_eq!(context(None, Some(1 << 20)), 1024);
+        assert_eq!(context(None, Some((1 << 20) - 1)), 1008, "whole blocks");
+        assert_eq!(context(None, Some(0)), 16);
+        assert_eq!(context(Some(9000), Some(1 << 20)), 9000, "what was asked for; the device says if it does not fit");
+    }
+
+    #[test]
+    fn as_many_sequences_as_fit_are_no_more_than_that() {
+        // 4 MiB of cache and 256 KiB beside it.
+        let seq_bytes = (4 << 20) + (256 << 10);
+        let slots = |room_bytes| limits(None, Sequences::AsManyAsFit, Some(room_bytes)).slots_max;
+        assert_eq!((slots(7 * seq_bytes), slots(7 * seq_bytes - 1)), (7, 6));
+        assert_eq!((slots(0), slots(u64::MAX)), (1, FITTING_SEQUENCES_MAX));
+        let shorter = limits(Some(100), Sequences::AsManyAsFit, Some(seq_bytes));
+        // 112 positions are 7 blocks.
+        assert_eq!((shorter.slots_max, shorter.num_blocks), (11, 77));
+    }
+
+    #[test]
+    fn every_sequence_has_its_blocks_and_a_row_of_logits() {
+        let limits = limits(Some(40), exactly(5), None);
+        assert_eq!((limits.num_blocks, limits.logit_rows_max, limits.step_rows_max), (15, 5, 200));
+        let options = RuntimeOptions { sequences: exactly(SEQUENCES_LIMIT + 1), ..RuntimeOptions::default() };
+        assert!(matches!(limits_of(NEED, &options, None), Err(RuntimeError::Sequences { .. })));
+    }
+}

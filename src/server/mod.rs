@@ -1,0 +1,3 @@
+//! What OpenAI's clients speak.
+
+pub mod openai;
