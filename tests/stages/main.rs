@@ -177,8 +177,8 @@ fn head_gives_logits_of_the_rows_that_ask() {
 common::simulated::on_the_simulated_gpu! {
     cases:
     embed_gives_the_rows_of_its_tokens
-    out_proj_has_the_references_bits_in_every_format ["multiply_adds_i8", "multiply_adds_f16", "multiply_adds_bf16"]
-    down_has_the_references_bits_in_every_format ["multiply_adds_i8", "multiply_adds_f16", "multiply_adds_bf16"]
+    out_proj_has_the_references_bits_in_every_format ["multiply_adds_i8" "multiply_adds_f16" "multiply_adds_bf16"]
+    down_has_the_references_bits_in_every_format ["multiply_adds_i8" "multiply_adds_f16" "multiply_adds_bf16"]
     llama_3_8b_out_proj_and_down_have_the_references_bits
     qkv_in_every_format ["multiply_adds_i8"]
     qkv_with_mixed_formats_biases_norms_and_pairings
