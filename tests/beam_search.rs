@@ -12,19 +12,8 @@ use kiln::ids::{SeqId, TokenId};
 use kiln::model::Program;
 use kiln::sampling::SamplingParams;
 use kiln::sampling::beam::{BeamParams, Hypothesis};
-use kiln::weights::DType;
 
-const MODEL: TinyModel = TinyModel {
-    num_layers: 2,
-    hidden_size: 64,
-    num_heads: 4,
-    num_kv_heads: 2,
-    head_dim: 16,
-    intermediate_size: 96,
-    vocab_size: 331,
-    window: None,
-    dtype: DType::Q4_1,
-};
+const MODEL: TinyModel = TinyModel::GROUPED;
 
 const END: TokenId = TokenId(5);
 

@@ -15,20 +15,9 @@ use kiln::engine::{Engine, EngineError, Request};
 use kiln::ids::TokenId;
 use kiln::model::Program;
 use kiln::sampling::SamplingParams;
-use kiln::weights::DType;
 use sim_exec::report::ReportLine;
 
-const MODEL: TinyModel = TinyModel {
-    num_layers: 1,
-    hidden_size: 32,
-    num_heads: 1,
-    num_kv_heads: 1,
-    head_dim: 32,
-    intermediate_size: 32,
-    vocab_size: 64,
-    window: None,
-    dtype: DType::Q4_1,
-};
+const MODEL: TinyModel = TinyModel::SMALLEST;
 
 /// A prefill and two decode steps.
 fn generate() -> Result<(), EngineError> {

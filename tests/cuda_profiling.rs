@@ -13,20 +13,9 @@ use common::synthetic::TinyModel;
 use kiln::device::{Batch, Choice, Device, InputToken, Profiler, SampleRow};
 use kiln::ids::{BlockId, SlotId};
 use kiln::model::Program;
-use kiln::weights::DType;
 use sim_exec::report::ReportLine;
 
-const MODEL: TinyModel = TinyModel {
-    num_layers: 2,
-    hidden_size: 32,
-    num_heads: 1,
-    num_kv_heads: 1,
-    head_dim: 32,
-    intermediate_size: 32,
-    vocab_size: 64,
-    window: None,
-    dtype: DType::Q4_1,
-};
+const MODEL: TinyModel = TinyModel { num_layers: 2, ..TinyModel::SMALLEST };
 
 /// In the child: a prompt of three tokens, and two decode steps, the second of which is what is looked at.
 fn generate() {

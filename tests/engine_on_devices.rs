@@ -14,24 +14,13 @@ use kiln::engine::{Engine, Event, FinishReason, Request};
 use kiln::ids::{SeqId, TokenId};
 use kiln::model::Program;
 use kiln::sampling::SamplingParams;
-use kiln::weights::DType;
 
 /// Fewer on the simulated GPU, where a step takes a thousand times as long.
 fn num_requests() -> u32 {
     if common::simulated::is_child() { 5 } else { 10 }
 }
 
-const MODEL: TinyModel = TinyModel {
-    num_layers: 2,
-    hidden_size: 64,
-    num_heads: 4,
-    num_kv_heads: 2,
-    head_dim: 16,
-    intermediate_size: 96,
-    vocab_size: 331,
-    window: None,
-    dtype: DType::Q4_1,
-};
+const MODEL: TinyModel = TinyModel::GROUPED;
 
 /// A token, its log-probability's bits and the best alternatives.
 type Token = (TokenId, Option<u32>, Vec<(TokenId, u32)>);

@@ -135,6 +135,32 @@ pub struct TinyModel {
 }
 
 impl TinyModel {
+    /// Two layers of grouped heads: whole generations in no time.
+    pub const GROUPED: TinyModel = TinyModel {
+        num_layers: 2,
+        hidden_size: 64,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 16,
+        intermediate_size: 96,
+        vocab_size: 331,
+        window: None,
+        dtype: DType::Q4_1,
+    };
+
+    /// One layer of one head: as little work for the simulated GPU as there can be.
+    pub const SMALLEST: TinyModel = TinyModel {
+        num_layers: 1,
+        hidden_size: 32,
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 32,
+        intermediate_size: 32,
+        vocab_size: 64,
+        window: None,
+        dtype: DType::Q4_1,
+    };
+
     /// A random model with biases and an untied head.
     pub fn build(&self, seed: u64) -> (ModelSpec, Tensors) {
         let (mut rng, mut tensors) = (Rng(seed), Tensors::default());
