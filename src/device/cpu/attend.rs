@@ -88,7 +88,6 @@ pub unsafe fn attend_segment<I: Isa>(call: &AttendCall<'_>) {
 unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>) {
     unsafe {
         let kv = &call.kv;
-        let row = |r: usize| r.min(call.rows - 1);
         let used = &call.key_end[..call.rows];
         let end_max = used.iter().copied().max().unwrap_or(0) as usize;
         let start_min = call.key_start[..call.rows].iter().copied().min().unwrap_or(0) as usize;
@@ -100,31 +99,12 @@ unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>
         let mut scores = [0f32; ROWS_MAX * TILE_KEYS];
         let mut tile = first_key.max(start_min) / TILE_KEYS * TILE_KEYS;
         while tile < last_key {
-            for group in 0..TILE_KEYS / LANES {
-                let base = tile + group * LANES;
-                let mut acc = [I::zero(); R];
-                if base < end_max {
-                    let keys = key_group(kv, base);
-                    for d in 0..kv.head_dim {
-                        let k = I::load_f16(keys.add(d * LANES));
-                        for r in 0..R {
-                            let q = *call.queries.add(row(r) * kv.head_dim + d);
-                            acc[r] = I::fma(k, I::splat(q), acc[r]);
-                        }
-                    }
-                }
-                for r in 0..R {
-                    let lanes = |key: u32| (key as usize).saturating_sub(base).min(LANES);
-                    let (skip, keep) = (lanes(call.key_start[row(r)]), lanes(call.key_end[row(r)]));
-                    let hidden = I::splat(f32::NEG_INFINITY);
-                    let mut s = acc[r];
-                    if keep < LANES {
-                        s = I::first(keep, s, hidden);
-                    }
-                    if skip > 0 {
-                        s = I::first(skip, hidden, s);
-                    }
-                    I::store(scores.as_mut_ptr().add(r * TILE_KEYS + base - tile), s);
+            // With few rows a group alone is a short chain of sums that waits for memory: four make one of four times the work.
+            if R <= 4 && I::COLS >= 12 && tile + TILE_KEYS - LANES < end_max {
+                score_groups::<I, R, { TILE_KEYS / LANES }>(call, tile, tile, end_max, &mut scores);
+            } else {
+                for base in (tile..tile + TILE_KEYS).step_by(LANES) {
+                    score_groups::<I, R, 1>(call, tile, base, end_max, &mut scores);
                 }
             }
             let mut rescale = [0f32; R];
@@ -143,6 +123,64 @@ unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>
         for r in 0..call.rows {
             *call.out.max.add(r) = maxima[r];
             *call.out.sum.add(r) = I::sum(sums[r]);
+        }
+    }
+}
+
+/// Scores of `G` groups of 16 keys from key `base` of tile `tile` on. Keys that a row does not see score -inf.
+#[inline(always)]
+unsafe fn score_groups<I: Isa, const R: usize, const G: usize>(
+    call: &AttendCall<'_>,
+    tile: usize,
+    base: usize,
+    end_max: usize,
+    scores: &mut [f32; ROWS_MAX * TILE_KEYS],
+) {
+    unsafe {
+        let kv = &call.kv;
+        let row = |r: usize| r.min(call.rows - 1);
+        let mut acc = [[I::zero(); R]; G];
+        if base < end_max {
+            let keys: [_; G] = std::array::from_fn(|g| key_group(kv, base + g * LANES));
+            let values: [_; G] = std::array::from_fn(|g| value_row(kv, base + g * LANES));
+            let later = |g: usize| base + (G + g) * LANES;
+            let next: [_; G] =
+                std::array::from_fn(|g| if later(g) < end_max { key_group(kv, later(g)) } else { keys[g] });
+            for d in 0..kv.head_dim {
+                // What is read next: this tile's values, and the next one's keys. A line holds two vectors.
+                if G > 1 && d % 2 == 0 {
+                    for g in 0..G {
+                        I::prefetch(values[g].wrapping_add(d * LANES).cast());
+                        I::prefetch(next[g].wrapping_add(d * LANES).cast());
+                    }
+                }
+                let mut k = [I::zero(); G];
+                for g in 0..G {
+                    k[g] = I::load_f16(keys[g].add(d * LANES));
+                }
+                for r in 0..R {
+                    let q = I::splat(*call.queries.add(row(r) * kv.head_dim + d));
+                    for g in 0..G {
+                        acc[g][r] = I::fma(k[g], q, acc[g][r]);
+                    }
+                }
+            }
+        }
+        for g in 0..G {
+            let base = base + g * LANES;
+            for r in 0..R {
+                let lanes = |key: u32| (key as usize).saturating_sub(base).min(LANES);
+                let (skip, keep) = (lanes(call.key_start[row(r)]), lanes(call.key_end[row(r)]));
+                let hidden = I::splat(f32::NEG_INFINITY);
+                let mut s = acc[g][r];
+                if keep < LANES {
+                    s = I::first(keep, s, hidden);
+                }
+                if skip > 0 {
+                    s = I::first(skip, hidden, s);
+                }
+                I::store(scores.as_mut_ptr().add(r * TILE_KEYS + base - tile), s);
+            }
         }
     }
 }

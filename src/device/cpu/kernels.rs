@@ -215,7 +215,7 @@ macro_rules! table {
 
             $(#[$attr])*
             unsafe fn quantise_column(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
-                unsafe { panel::quantise_column(row, panel, column, cols) }
+                unsafe { panel::quantise_column::<$isa>(row, panel, column, cols) }
             }
 
             $(#[$attr])*

@@ -7,6 +7,8 @@
 
 use crate::device::quant;
 
+use super::simd::{Isa, LANES};
+
 /// Columns of a full panel.
 pub const PANEL_COLS: usize = 12;
 
@@ -47,64 +49,64 @@ pub const fn padded_cols(rows: usize) -> usize {
     }
 }
 
-/// Quantises `row` into column `column` of a panel of `cols` columns.
+/// Quantises `row` into column `column` of a panel of `cols` columns, by the rule of [`quant::quantise_block`].
 ///
 /// # Safety
-/// `panel` holds [`panel_words`] words, and nobody else uses this column. Other columns may be written meanwhile.
+/// `panel` holds [`panel_words`] words, and nobody else uses this column. Other columns may be written meanwhile. The machine
+/// has what `I` needs.
 #[inline(always)]
-pub unsafe fn quantise_column(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
+pub unsafe fn quantise_column<I: Isa>(row: &[f32], panel: *mut u32, column: usize, cols: usize) {
     for (block, x) in row.chunks(quant::BLOCK).enumerate() {
-        let mut q = [0i8; quant::BLOCK];
-        let (scale, low, high) = quantise(x, &mut q);
-        let sum = low + high;
-        let mut words = [0u32; 8 + META_ROWS];
-        for g in 0..8 {
-            words[g] = u32::from_le_bytes([q[4 * g], q[4 * g + 1], q[4 * g + 2], q[4 * g + 3]].map(|q| q as u8));
-        }
-        words[8 + Meta::Scale as usize] = scale.to_bits();
-        words[8 + Meta::ScaledSum as usize] = (scale * sum as f32).to_bits();
-        words[8 + Meta::NegativeSum as usize] = (-sum) as u32;
-        words[8 + Meta::NegativeSumLow as usize] = (-low) as u32;
-        words[8 + Meta::NegativeSumHigh as usize] = (-high) as u32;
-        for (i, word) in words.into_iter().enumerate() {
-            // SAFETY: inside the panel by contract.
-            unsafe { *panel.add(block * record_words(cols) + i * cols + column) = word };
+        // SAFETY: 32 values each; inside the panel by contract.
+        unsafe {
+            let words = match x.len() {
+                quant::BLOCK => quantise::<I>(x.as_ptr()),
+                len => {
+                    let mut padded = [0f32; quant::BLOCK];
+                    padded[..len].copy_from_slice(x);
+                    quantise::<I>(padded.as_ptr())
+                }
+            };
+            let out = panel.add(block * record_words(cols) + column);
+            for (i, word) in words.into_iter().enumerate() {
+                *out.add(i * cols) = word;
+            }
         }
     }
 }
 
-/// `quant::quantise_block`, written so that it vectorises. Returns the scale and the sums of both halves.
+/// The words of a column's block from 32 values at `x`.
 #[inline(always)]
-fn quantise(x: &[f32], q: &mut [i8; quant::BLOCK]) -> (f32, i32, i32) {
-    let mut v = [0f32; quant::BLOCK];
-    v[..x.len()].copy_from_slice(x);
-    let mut amax_bits = 0;
-    for v in &v {
-        amax_bits = (v.to_bits() & 0x7fff_ffff).max(amax_bits);
+unsafe fn quantise<I: Isa>(x: *const f32) -> [u32; 8 + META_ROWS] {
+    let mut words = [0u32; 8 + META_ROWS];
+    // SAFETY: 32 values by contract; `q` is as long.
+    unsafe {
+        let (a, b) = (I::load(x), I::load(x.add(LANES)));
+        let amax_bits = I::max_magnitude_bits(a, b);
+        let amax = f32::from_bits(amax_bits);
+        if amax_bits >= f32::INFINITY.to_bits() {
+            words[8 + Meta::Scale as usize] = f32::NAN.to_bits();
+            words[8 + Meta::ScaledSum as usize] = f32::NAN.to_bits();
+        } else if amax >= quant::AMAX_MIN {
+            let inverse = I::splat(127.0 / amax);
+            let (a, b) = (I::round(I::mul(a, inverse)), I::round(I::mul(b, inverse)));
+            let mut q = [0i8; quant::BLOCK];
+            I::store_i8(q.as_mut_ptr(), a);
+            I::store_i8(q.as_mut_ptr().add(LANES), b);
+            for (word, q) in words.iter_mut().zip(q.as_chunks::<4>().0) {
+                *word = u32::from_le_bytes(q.map(|q| q as u8));
+            }
+            // Sums of integers this small are exact in f32, in any order.
+            let (low, high) = (I::sum(a) as i32, I::sum(b) as i32);
+            let (scale, sum) = (amax / 127.0, low + high);
+            words[8 + Meta::Scale as usize] = scale.to_bits();
+            words[8 + Meta::ScaledSum as usize] = (scale * sum as f32).to_bits();
+            words[8 + Meta::NegativeSum as usize] = -sum as u32;
+            words[8 + Meta::NegativeSumLow as usize] = -low as u32;
+            words[8 + Meta::NegativeSumHigh as usize] = -high as u32;
+        }
     }
-    if amax_bits >= f32::INFINITY.to_bits() {
-        return (f32::NAN, 0, 0);
-    }
-    let amax = f32::from_bits(amax_bits);
-    if amax < quant::AMAX_MIN {
-        return (0.0, 0, 0);
-    }
-    let inverse = 127.0 / amax;
-    let mut n = [0i32; quant::BLOCK];
-    for (n, v) in n.iter_mut().zip(&v) {
-        // Adding 1.5 · 2^23 rounds to an integer, ties to even, in the low bits of the sum: |v · inverse| <= 127.00002.
-        const MAGIC: f32 = 12_582_912.0;
-        *n = (v * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
-    }
-    let (mut low, mut high) = (0, 0);
-    for (l, h) in n[..16].iter().zip(&n[16..]) {
-        low += l;
-        high += h;
-    }
-    for (q, n) in q.iter_mut().zip(&n) {
-        *q = *n as i8;
-    }
-    (amax / 127.0, low, high)
+    words
 }
 
 /// Copies `row` into column `column` of a float panel.
@@ -135,6 +137,7 @@ pub unsafe fn bf16_column(row: &[f32], panel: *mut u32, column: usize, cols: usi
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernels::IsaPath;
     use super::*;
 
     #[test]
@@ -146,7 +149,7 @@ mod tests {
         };
         for case in 0..400 {
             let magnitude = [1.0, 1e-20, 1e-31, 1e30, 127.0][case % 5];
-            let mut row: Vec<f32> = (0..64).map(|_| next() * magnitude).collect();
+            let mut row: Vec<f32> = (0..[64, 80, 41][case % 3]).map(|_| next() * magnitude).collect();
             match case % 7 {
                 1 => row[3] = f32::NAN,
                 2 => row[40] = f32::NEG_INFINITY,
@@ -154,25 +157,30 @@ mod tests {
                 4 => row.iter_mut().for_each(|x| *x = (*x * 127.0).round() + 0.5),
                 _ => {}
             }
-            for (cols, column) in [(1, 0), (4, 2), (12, 11)] {
-                let mut panel = vec![0u32; panel_words(64, cols)];
-                // SAFETY: the panel is as long as `panel_words` says.
-                unsafe { quantise_column(&row, panel.as_mut_ptr(), column, cols) };
-                for (x, record) in row.chunks(32).zip(panel.chunks(record_words(cols))) {
-                    let mut q = [0i8; 32];
-                    let (scale, sum) = quant::quantise_block(x, &mut q);
-                    let got: Vec<i8> =
-                        (0..8).flat_map(|g| record[g * cols + column].to_le_bytes().map(|b| b as i8)).collect();
-                    let meta = |m: Meta| record[(8 + m as usize) * cols + column];
-                    assert_eq!(got, q, "case {case}");
-                    assert_eq!(meta(Meta::Scale), scale.to_bits(), "case {case}");
-                    assert_eq!(meta(Meta::ScaledSum), (scale * sum as f32).to_bits(), "case {case}");
-                    assert_eq!(meta(Meta::NegativeSum) as i32, -sum, "case {case}");
-                    let low: i32 = q[..16].iter().map(|&q| i32::from(q)).sum();
-                    assert_eq!(meta(Meta::NegativeSumLow) as i32, -low, "case {case}");
-                    assert_eq!(meta(Meta::NegativeSumHigh) as i32, low - sum, "case {case}");
+            for path in IsaPath::available() {
+                for (cols, column) in [(1, 0), (4, 2), (12, 11)] {
+                    let mut panel = vec![0u32; panel_words(row.len(), cols)];
+                    // SAFETY: the panel is as long as `panel_words` says.
+                    unsafe { (path.kernels().quantise_column)(&row, panel.as_mut_ptr(), column, cols) };
+                    assert_column(&row, &panel, column, cols, &format!("case {case}, {}", path.name()));
                 }
             }
+        }
+    }
+
+    fn assert_column(row: &[f32], panel: &[u32], column: usize, cols: usize, what: &str) {
+        for (x, record) in row.chunks(32).zip(panel.chunks(record_words(cols))) {
+            let mut q = [0i8; 32];
+            let (scale, sum) = quant::quantise_block(x, &mut q);
+            let got: Vec<i8> = (0..8).flat_map(|g| record[g * cols + column].to_le_bytes().map(|b| b as i8)).collect();
+            let meta = |m: Meta| record[(8 + m as usize) * cols + column];
+            assert_eq!(got, q, "{what}");
+            assert_eq!(meta(Meta::Scale), scale.to_bits(), "{what}");
+            assert_eq!(meta(Meta::ScaledSum), (scale * sum as f32).to_bits(), "{what}");
+            assert_eq!(meta(Meta::NegativeSum) as i32, -sum, "{what}");
+            let low: i32 = q[..16].iter().map(|&q| i32::from(q)).sum();
+            assert_eq!(meta(Meta::NegativeSumLow) as i32, -low, "{what}");
+            assert_eq!(meta(Meta::NegativeSumHigh) as i32, low - sum, "{what}");
         }
     }
 }

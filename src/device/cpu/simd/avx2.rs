@@ -87,6 +87,25 @@ impl Isa for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps::<1>(d, d)))
         }
     }
+    #[inline(always)] unsafe fn max_magnitude_bits(a: F, b: F) -> u32 {
+        unsafe {
+            let magnitude = |x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX));
+            let two = |x: F| _mm256_max_epu32(magnitude(x[0]), magnitude(x[1]));
+            let h = _mm256_max_epu32(two(a), two(b));
+            let q = _mm_max_epu32(_mm256_castsi256_si128(h), _mm256_extracti128_si256::<1>(h));
+            let d = _mm_max_epu32(q, _mm_shuffle_epi32::<0b1110>(q));
+            _mm_cvtsi128_si32(_mm_max_epu32(d, _mm_shuffle_epi32::<1>(d))) as u32
+        }
+    }
+    #[inline(always)] unsafe fn store_i8(p: *mut i8, x: F) {
+        unsafe {
+            // Packing works within halves: words 0-3 and 8-11 come first.
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), bytes);
+        }
+    }
     #[inline(always)] unsafe fn int_splat(x: i32) -> I { unsafe { [_mm256_set1_epi32(x); 2] } }
     #[inline(always)] unsafe fn int_add(a: I, b: I) -> I { unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] } }
     #[inline(always)] unsafe fn int_mul(a: I, b: I) -> I { unsafe { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] } }

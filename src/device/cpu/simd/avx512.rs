@@ -46,6 +46,15 @@ impl Isa for Avx512 {
         }
     }
     #[inline(always)] unsafe fn max_lane(a: __m512) -> f32 { unsafe { _mm512_reduce_max_ps(a) } }
+    #[inline(always)] unsafe fn max_magnitude_bits(a: __m512, b: __m512) -> u32 {
+        unsafe {
+            let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
+            _mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b)))
+        }
+    }
+    #[inline(always)] unsafe fn store_i8(p: *mut i8, x: __m512) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+    }
     #[inline(always)] unsafe fn int_splat(x: i32) -> __m512i { unsafe { _mm512_set1_epi32(x) } }
     #[inline(always)] unsafe fn int_add(a: __m512i, b: __m512i) -> __m512i { unsafe { _mm512_add_epi32(a, b) } }
     #[inline(always)] unsafe fn int_mul(a: __m512i, b: __m512i) -> __m512i { unsafe { _mm512_mullo_epi32(a, b) } }

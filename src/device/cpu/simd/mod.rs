@@ -58,6 +58,10 @@ pub trait Isa: Copy {
     /// Tree: halves of 8, 4, 2, 1 lanes.
     unsafe fn sum(a: Self::F) -> f32;
     unsafe fn max_lane(a: Self::F) -> f32;
+    /// The largest of all lanes' magnitudes, as bits: infinities sort above numbers, and NaN above those.
+    unsafe fn max_magnitude_bits(a: Self::F, b: Self::F) -> u32;
+    /// Sixteen integers in -128..=127 as bytes.
+    unsafe fn store_i8(p: *mut i8, x: Self::F);
 
     unsafe fn int_splat(x: i32) -> Self::I;
     unsafe fn int_add(a: Self::I, b: Self::I) -> Self::I;

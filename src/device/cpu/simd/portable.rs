@@ -76,6 +76,8 @@ impl Isa for Portable {
         t[0]
     }
     #[inline(always)] unsafe fn max_lane(a: F) -> f32 { a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m }) }
+    #[inline(always)] unsafe fn max_magnitude_bits(a: F, b: F) -> u32 { a.into_iter().chain(b).fold(0, |max, x| max.max(x.abs().to_bits())) }
+    #[inline(always)] unsafe fn store_i8(p: *mut i8, x: F) { unsafe { p.cast::<[i8; LANES]>().write_unaligned(map(x, |x| x as i8)) } }
     #[inline(always)] unsafe fn int_splat(x: i32) -> I { [x; LANES] }
     #[inline(always)] unsafe fn int_add(a: I, b: I) -> I { zip(a, b, i32::wrapping_add) }
     #[inline(always)] unsafe fn int_mul(a: I, b: I) -> I { zip(a, b, i32::wrapping_mul) }
