@@ -74,10 +74,15 @@ pub fn devices() -> Vec<Tested> {
     cpus()
 }
 
-/// The default model, which `cargo xtask test` puts in place.
+/// Where `cargo xtask test` puts the default model.
+pub fn smollm2_path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/SmolLM2-135M-Instruct-Q4_1.gguf")
+}
+
+/// The default model.
 pub fn smollm2() -> GgufFile {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/SmolLM2-135M-Instruct-Q4_1.gguf");
-    GgufFile::open(&path).unwrap_or_else(|error| panic!("{error}\nrun `cargo xtask test`, which fetches the model"))
+    let file = GgufFile::open(&smollm2_path());
+    file.unwrap_or_else(|error| panic!("{error}\nrun `cargo xtask test`, which fetches the model"))
 }
 
 /// Limits for one sequence of `context` positions that may be one step.

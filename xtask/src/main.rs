@@ -2,6 +2,7 @@
 
 mod bindings;
 mod compare;
+mod context_cost;
 mod counters;
 mod cuda_tools;
 mod error;
@@ -58,6 +59,10 @@ enum Task {
     },
     /// Measure kiln against llama.cpp on this machine's CPU: runs interleaved, same file, same threads.
     CompareCpu(compare::CompareArgs),
+    /// Measure kiln with many sequences at once against llama-batched-bench on this machine's CPU.
+    CompareBatch(compare::batch::BatchArgs),
+    /// Measure what context costs on this machine's CPU: memory, prefill and decode at many lengths, as a table and plots.
+    ContextCost(context_cost::ContextCostArgs),
     /// What the CUDA device's kernels do, counted on the simulated GPU and in their machine code, with the gate beside each number.
     Counters(counters::CountersArgs),
     /// On a machine with a GPU: run the CUDA tests, measure speed and bandwidth, and write one report.
@@ -92,6 +97,8 @@ fn run(args: Args) -> Result<(), Error> {
         Task::Test { cargo_args } => test(&repo, &cargo_args),
         Task::Lint { rules_only } => lint::run(&repo, rules_only),
         Task::CompareCpu(args) => compare::run(&repo, &args),
+        Task::CompareBatch(args) => compare::batch::run(&repo, &args),
+        Task::ContextCost(args) => context_cost::run(&repo, &args),
         Task::Counters(args) => counters::run(&repo, &args),
         Task::GpuCheck(args) => gpu_check::run(&repo, &args),
         Task::Bindings { check } => bindings::run(&repo, check),

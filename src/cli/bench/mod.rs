@@ -8,7 +8,7 @@ pub(super) mod steps;
 use std::path::PathBuf;
 
 use clap::Args;
-use kiln::device::{Device, Limits};
+use kiln::device::{Device, Limits, MemoryUse};
 use kiln::model::Program;
 use kiln::runtime::{LoadedModel, OpenDevice};
 use serde::Serialize;
@@ -77,6 +77,8 @@ struct Subject {
     n_threads: u32,
     type_k: &'static str,
     type_v: &'static str,
+    #[serde(flatten)]
+    memory: MemoryUse,
 }
 
 /// What tests run on.
@@ -141,6 +143,7 @@ impl Machine {
             n_threads: limits.threads,
             type_k: "f16",
             type_v: "f16",
+            memory: device.memory(),
         };
         let peak_gbytes_per_s = peak.unwrap_or_else(|| bandwidth::read_gbytes_per_s(limits.threads as usize));
         Ok(Machine { device, program, subject, peak_gbytes_per_s })

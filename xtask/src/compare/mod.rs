@@ -4,9 +4,11 @@
 //! `docs/performance.md` explains the method.
 
 mod bandwidth;
+pub mod batch;
 mod engines;
-mod environment;
-mod table;
+pub mod environment;
+mod llama_tools;
+pub mod table;
 
 use crate::error::Error;
 use crate::process;
@@ -22,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use table::{Measured, Report, Round};
+use table::{DISTURBED_CORES, Measured, Report, Round};
 
 #[derive(clap::Args)]
 pub struct CompareArgs {
@@ -89,6 +91,14 @@ impl Format {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// What llama-quantize calls it: of the mixtures of K-quants, the one that is named after its smallest.
+    fn llama_name(self) -> String {
+        match self {
+            Format::Q4K | Format::Q5K => self.name() + "_S",
+            _ => self.name(),
+        }
+    }
+
     pub fn gate(self) -> Gate {
         match self {
             Format::Q4_1 => Gate { prefill: 4.5, decode: 1.4 },
@@ -136,7 +146,7 @@ pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
         bar.set_message(format!("comparing {}", format.name()));
         llama.load(&file.path, workload)?;
         let busy_cores = environment::busy_cores(Duration::from_millis(500));
-        if busy_cores > 0.1 {
+        if busy_cores > DISTURBED_CORES {
             bar.println(format!("warning: other processes use {busy_cores:.2} cores; the ratios will mean little"));
         }
         let mut rounds = Vec::new();
@@ -150,7 +160,13 @@ pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
     }
     bar.finish_and_clear();
 
-    let report = Report { command: command_line(), versions: versions(repo, &llama)?, workload, reps: args.reps, rows };
+    let report = Report {
+        command: command_line(),
+        versions: versions(repo, llama.description())?,
+        workload,
+        reps: args.reps,
+        rows,
+    };
     let markdown = report.to_markdown();
     println!("{markdown}");
     match &args.write {
@@ -187,7 +203,7 @@ fn format_file(repo: &Repo, python: &LlamaPython, source: &Path, format: Format)
 }
 
 /// How this run was started. Of absolute paths only the file name: the table must not name one machine's folders.
-fn command_line() -> String {
+pub fn command_line() -> String {
     let words = std::env::args().skip(1).map(|word| match Path::new(&word) {
         path if path.is_absolute() => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         _ => word,
@@ -195,11 +211,11 @@ fn command_line() -> String {
     format!("cargo xtask {}", words.collect::<Vec<_>>().join(" "))
 }
 
-fn versions(repo: &Repo, llama: &Llama) -> Result<Vec<String>, Error> {
+fn versions(repo: &Repo, llama: &str) -> Result<Vec<String>, Error> {
     let git = |args: &[&str]| process::capture(Command::new("git").current_dir(repo.root()).args(args));
     let commit = git(&["describe", "--always", "--dirty", "--abbrev=10"])?;
     let rustc = process::capture(Command::new("rustc").arg("--version"))?;
-    Ok(vec![format!("kiln at {} ({})", commit.trim(), rustc.trim()), llama.description().to_owned()])
+    Ok(vec![format!("kiln at {} ({})", commit.trim(), rustc.trim()), llama.to_owned()])
 }
 
 #[cfg(test)]

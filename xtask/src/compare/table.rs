@@ -33,11 +33,11 @@ pub struct Report {
 }
 
 /// Both engines on one test.
-struct Comparison {
+pub struct Comparison {
     kiln: f64,
     llama: f64,
     /// Of the medians.
-    ratio: f64,
+    pub ratio: f64,
     /// Lowest and highest ratio of a pair.
     ratio_min: f64,
     ratio_max: f64,
@@ -53,7 +53,8 @@ impl Report {
         let reps = self.reps;
         line(&mut text, &format!("- {threads} threads, {reps} interleaved runs of each engine; tokens/s, medians"));
         line(&mut text, &format!("- {threads} threads read {}", self.bandwidth_in_words()));
-        line(&mut text, &format!("- {}", self.disturbance_in_words()));
+        let busy_most = self.rows.iter().map(|row| row.busy_cores).fold(0.0, f64::max);
+        line(&mut text, &format!("- {}", disturbance_in_words(busy_most)));
         let (pp, tg) = (format!("pp{n_prompt}"), format!("tg{n_gen}"));
         let columns = format!("{pp} kiln | llama.cpp | ratio | {tg} kiln | llama.cpp | ratio | share of bandwidth");
         line(&mut text, "");
@@ -76,14 +77,6 @@ impl Report {
 }
 
 impl Report {
-    /// Two engines that share their cores with others do not slow down alike: spinning barriers suffer most.
-    fn disturbance_in_words(&self) -> String {
-        let busy = self.rows.iter().map(|row| row.busy_cores).fold(0.0, f64::max);
-        let verdict =
-            if busy > 0.1 { "**do not trust this table; measure again on a quiet machine**" } else { "quiet" };
-        format!("Other processes used at most {busy:.2} cores before a format's runs: {verdict}")
-    }
-
     fn bandwidth_in_words(&self) -> String {
         let rounds = || self.rows.iter().flat_map(|row| &row.rounds).map(|round| round.read_bytes_per_s / 1e9);
         let (low, high) = range(rounds());
@@ -91,7 +84,19 @@ impl Report {
     }
 }
 
-fn line(text: &mut String, line: &str) {
+/// Cores that others may use before a table is worth nothing: two engines that share their cores do not slow down alike,
+/// spinning barriers suffer most.
+pub const DISTURBED_CORES: f64 = 0.1;
+
+pub fn disturbance_in_words(busy_cores: f64) -> String {
+    let verdict = match busy_cores > DISTURBED_CORES {
+        true => "**do not trust this table; measure again on a quiet machine**",
+        false => "quiet",
+    };
+    format!("Other processes used at most {busy_cores:.2} cores before a format's runs: {verdict}")
+}
+
+pub fn line(text: &mut String, line: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{line}");
 }
@@ -99,8 +104,9 @@ fn line(text: &mut String, line: &str) {
 impl Measured {
     fn to_markdown(&self) -> String {
         let gate = self.format.gate();
-        let prefill = compare(&self.rounds, |sample| sample.prefill);
-        let decode = compare(&self.rounds, |sample| sample.decode);
+        let pairs: Vec<(Sample, Sample)> = self.rounds.iter().map(|round| (round.kiln, round.llama)).collect();
+        let prefill = compare(&pairs, |sample| sample.prefill);
+        let decode = compare(&pairs, |sample| sample.decode);
         let met = match (prefill.ratio >= gate.prefill, decode.ratio >= gate.decode) {
             (true, true) => "yes",
             (false, true) => "not in prefill",
@@ -126,16 +132,18 @@ impl Measured {
 }
 
 impl Comparison {
-    fn to_cells(&self) -> String {
+    /// kiln, llama.cpp, and their ratio with the range of neighbours'.
+    pub fn to_cells(&self) -> String {
         let Comparison { kiln, llama, ratio, ratio_min, ratio_max } = self;
         format!("{kiln:.0} | {llama:.0} | **{ratio:.2}** ({ratio_min:.2}–{ratio_max:.2})")
     }
 }
 
-fn compare(rounds: &[Round], rate: impl Fn(&Sample) -> f64) -> Comparison {
-    let kiln = median(rounds.iter().map(|round| rate(&round.kiln)));
-    let llama = median(rounds.iter().map(|round| rate(&round.llama)));
-    let (ratio_min, ratio_max) = range(rounds.iter().map(|round| rate(&round.kiln) / rate(&round.llama)));
+/// Compares runs (kiln, llama.cpp) by one of their rates.
+pub fn compare<S>(pairs: &[(S, S)], rate: impl Fn(&S) -> f64) -> Comparison {
+    let kiln = median(pairs.iter().map(|(kiln, _)| rate(kiln)));
+    let llama = median(pairs.iter().map(|(_, llama)| rate(llama)));
+    let (ratio_min, ratio_max) = range(pairs.iter().map(|(kiln, llama)| rate(kiln) / rate(llama)));
     Comparison { kiln, llama, ratio: kiln / llama, ratio_min, ratio_max }
 }
 
@@ -144,7 +152,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     assert!(!values.is_empty(), "the median of nothing");
     values.sort_by(f64::total_cmp);
