@@ -63,7 +63,7 @@ struct Step {
 }
 
 /// Runs the steps on the device and on the host's sampler.
-fn check(name: &str, device: &mut dyn Device, host: &mut HostSampler, steps: &[Step]) -> Vec<Sampled> {
+fn check(name: &str, device: &mut dyn Device, host: &HostSampler, steps: &[Step]) -> Vec<Sampled> {
     let mut all = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         let batch = batch(step.starts.clone(), step.logits.len());
@@ -204,9 +204,9 @@ fn random_rows_of_small_vocabularies() {
     let mut rng = Rng(1);
     for vocab_size in [1, 2, 31, 33, 256, 257, 1000, 2049] {
         let mut device = device(vocab_size, 5, 9);
-        let mut host = HostSampler::new(5, vocab_size);
+        let host = HostSampler::new(5, vocab_size);
         let steps = random_steps(&mut rng, vocab_size, 5, 9, 12);
-        let sampled = check(&format!("{vocab_size} tokens"), device.as_mut(), &mut host, &steps);
+        let sampled = check(&format!("{vocab_size} tokens"), device.as_mut(), &host, &steps);
         assert!(sampled.iter().any(|s| s.token.is_ok()) && sampled.iter().any(|s| s.token.is_err()));
     }
 }
@@ -216,9 +216,9 @@ fn random_rows_of_vocabularies_that_several_ctas_share() {
     let mut rng = Rng(2);
     for vocab_size in [8192, 8193, 32_000, 49_152] {
         let mut device = device(vocab_size, 3, 5);
-        let mut host = HostSampler::new(3, vocab_size);
+        let host = HostSampler::new(3, vocab_size);
         let steps = random_steps(&mut rng, vocab_size, 3, 5, 4);
-        check(&format!("{vocab_size} tokens"), device.as_mut(), &mut host, &steps);
+        check(&format!("{vocab_size} tokens"), device.as_mut(), &host, &steps);
     }
 }
 
@@ -227,9 +227,9 @@ fn random_rows_of_the_largest_vocabularies() {
     let mut rng = Rng(3);
     for vocab_size in [128_256, 151_936, 262_144] {
         let mut device = device(vocab_size, 2, 2);
-        let mut host = HostSampler::new(2, vocab_size);
+        let host = HostSampler::new(2, vocab_size);
         let steps = random_steps(&mut rng, vocab_size, 2, 2, 3);
-        check(&format!("{vocab_size} tokens"), device.as_mut(), &mut host, &steps);
+        check(&format!("{vocab_size} tokens"), device.as_mut(), &host, &steps);
     }
 }
 
@@ -239,7 +239,7 @@ fn draws_of_every_filter() {
     let vocab_size = 12_000;
     let rows: Vec<Vec<f32>> = [0, 4, 5, 6, 7, 8, 9].map(|kind| logits(&mut rng, vocab_size, kind)).into();
     let mut device = device(vocab_size, 1, rows.len() as u32);
-    let mut host = HostSampler::new(1, vocab_size);
+    let host = HostSampler::new(1, vocab_size);
     let mut steps = Vec::new();
     for top_k in [0, 1, 50, 11_999] {
         for top_p in [0.0, 0.9, 0.999_999, 1.0] {
@@ -258,7 +258,7 @@ fn draws_of_every_filter() {
             }
         }
     }
-    check("filters", device.as_mut(), &mut host, &steps);
+    check("filters", device.as_mut(), &host, &steps);
 }
 
 #[test]
@@ -266,17 +266,13 @@ fn rows_of_one_slot_see_each_other() {
     let mut rng = Rng(5);
     let vocab_size = 9000;
     let mut device = device(vocab_size, 2, 8);
-    let mut host = HostSampler::new(2, vocab_size);
+    let host = HostSampler::new(2, vocab_size);
     let best = logits(&mut rng, vocab_size, 0);
     // Every row takes the best token that no row before it has taken.
     let once = SampleRow { presence_penalty: 1e6, ..row(0, 1, Choice::Greedy) };
     let rows = (0..8).map(|i| SampleRow { logit_row: i, ..once.clone() }).collect();
-    let sampled = check(
-        "a chain",
-        device.as_mut(),
-        &mut host,
-        &[Step { starts: Vec::new(), logits: vec![best.clone(); 8], rows }],
-    );
+    let sampled =
+        check("a chain", device.as_mut(), &host, &[Step { starts: Vec::new(), logits: vec![best.clone(); 8], rows }]);
     let distinct: std::collections::BTreeSet<TokenId> = sampled.iter().map(|s| s.token.unwrap()).collect();
     assert_eq!(distinct.len(), 8);
     // Beside it, rows without penalties share a slot; their counts arrive all the same.
@@ -286,7 +282,7 @@ fn rows_of_one_slot_see_each_other() {
         Step { starts: Vec::new(), logits: vec![best.clone(); 8], rows },
         Step { starts: Vec::new(), logits: vec![best], rows: vec![after] },
     ];
-    check("side by side", device.as_mut(), &mut host, &steps);
+    check("side by side", device.as_mut(), &host, &steps);
 }
 
 #[test]
@@ -294,7 +290,7 @@ fn prompts_of_any_length_are_counted() {
     let mut rng = Rng(6);
     let vocab_size = 300;
     let mut device = device(vocab_size, 70, 70);
-    let mut host = HostSampler::new(70, vocab_size);
+    let host = HostSampler::new(70, vocab_size);
     // More than one upload takes, and more starts.
     let mut starts: Vec<SlotStart> = (0..70).map(|slot| slot_start(&mut rng, vocab_size, slot)).collect();
     starts[7].prompt_ids = (0..150_000).map(|_| TokenId(rng.below(300) as u32 / 2)).collect();
@@ -308,7 +304,7 @@ fn prompts_of_any_length_are_counted() {
         ..row(i, i, plain_draw(i))
     });
     let step = Step { starts, logits, rows: rows.collect() };
-    check("long prompts", device.as_mut(), &mut host, &[step]);
+    check("long prompts", device.as_mut(), &host, &[step]);
 }
 
 #[test]
@@ -347,7 +343,7 @@ fn the_next_step_starts_before_the_host_knows_the_token() {
         sampled = device.collect().unwrap().sampled;
     }
     device.collect().unwrap();
-    let mut host = HostSampler::new(2, vocab_size);
+    let host = HostSampler::new(2, vocab_size);
     for ((found, row), logits) in sampled.iter().zip(&rows).zip(&logits) {
         assert_eq!(bits(found), bits(&host.sample(logits, row)));
     }
@@ -407,7 +403,7 @@ fn candidates_of_sixteen_beams() {
     let mut rng = Rng(8);
     let (vocab_size, beams) = (9000, 16);
     let mut device = device(vocab_size, beams, beams);
-    let mut host = HostSampler::new(beams, vocab_size);
+    let host = HostSampler::new(beams, vocab_size);
     let logits: Vec<Vec<f32>> = (0..beams).map(|i| logits(&mut rng, vocab_size, i as usize % 7)).collect();
     let starts: Vec<SlotStart> = (0..beams).map(|slot| slot_start(&mut rng, vocab_size, slot)).collect();
     let candidates = |i: u32| row(i, i, Choice::Candidates { count: 19 });
@@ -421,7 +417,7 @@ fn candidates_of_sixteen_beams() {
         // Candidates are not counted, so that these are the same again.
         step(&[], (0..beams).map(processed).collect()),
     ];
-    let sampled = check("beams", device.as_mut(), &mut host, &steps);
+    let sampled = check("beams", device.as_mut(), &host, &steps);
     let (first, processed) = sampled.split_at(beams as usize);
     assert!(first.iter().all(|s| s.top.len() == 19 && s.top[0].0 == s.token.unwrap() && s.logprob.is_none()));
     assert!(first.iter().all(|s| s.top.windows(2).all(|w| w[0].1 >= w[1].1)));

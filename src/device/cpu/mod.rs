@@ -117,7 +117,7 @@ impl CpuDevice {
             rope: prepare::rope_values(program, limits),
             barrier: Barrier::new(limits.threads),
             pool,
-            sampler: HostSampler::new(limits.slots_max, program.vocab_size),
+            sampler: HostSampler::new(limits.slots_max, program.vocab_size).with_threads(limits.threads),
             vocab_size: program.vocab_size as usize,
             hidden_size: program.hidden_size as usize,
             queue: VecDeque::new(),
@@ -130,7 +130,8 @@ impl CpuDevice {
         self.barrier.crossings()
     }
 
-    fn execute(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+    /// Runs a step and chooses from its rows.
+    fn execute(&mut self, batch: &Batch, rows: &[SampleRow]) -> Result<StepOutput, DeviceError> {
         for start in &batch.starts {
             self.sampler.start(start);
         }
@@ -153,9 +154,18 @@ impl CpuDevice {
             logit_rows: &step.logit_rows,
             attend_items: &items,
         };
-        self.pool.run(&|thread| shared.run(thread));
+        let (stride, vocab_size) = (self.work.strides.logits, self.vocab_size);
+        // SAFETY: a thread gets here behind the step's last barrier, from where on logits are only read.
+        let logits =
+            |row: &SampleRow| unsafe { shared.work.logits.slice::<f32>(row.logit_row as usize * stride, vocab_size) };
+        let sampling = self.sampler.begin(rows);
+        self.pool.run(&|thread| {
+            shared.run(thread);
+            sampling.run(thread, logits);
+        });
+        let sampled = sampling.finish();
         self.last = step;
-        Ok(())
+        Ok(StepOutput { sampled })
     }
 
     fn flatten(&self, batch: &Batch) -> Result<LastStep, DeviceError> {
@@ -244,18 +254,7 @@ impl Device for CpuDevice {
             match self.queue.pop_front() {
                 None => return Ok(StepOutput::default()),
                 Some(Queued::Copy(copies)) => self.copy_now(&copies),
-                Some(Queued::Step { batch, samples }) => {
-                    self.execute(&batch)?;
-                    let stride = self.work.strides.logits;
-                    let mut output = StepOutput::default();
-                    for row in &samples {
-                        // SAFETY: no step is running.
-                        let logits =
-                            unsafe { self.work.logits.slice::<f32>(row.logit_row as usize * stride, self.vocab_size) };
-                        output.sampled.push(self.sampler.sample(logits, row));
-                    }
-                    return Ok(output);
-                }
+                Some(Queued::Step { batch, samples }) => return self.execute(&batch, &samples),
             }
         }
     }

@@ -5,6 +5,8 @@ mod philox;
 mod select;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::ids::{SlotId, TokenId};
 
@@ -120,16 +122,23 @@ struct Slot {
 /// The sampler with its per-slot state.
 ///
 /// Probabilities are integers, `w = rint(exp((l − max) / T) · 2^44)`, so that sums have no order and any number of threads or
-/// CTAs gets the same bits. Rows are independent of each other.
+/// CTAs gets the same bits. Rows are independent of each other, but for those of one slot.
 #[derive(Debug)]
 pub struct HostSampler {
     vocab_size: usize,
-    slots: Vec<Slot>,
-    /// One row of processed logits.
-    scores: Vec<f32>,
-    raw_peaks: Peaks,
-    peaks: Peaks,
-    drawer: Drawer,
+    slots: Vec<Mutex<Slot>>,
+    /// One per thread.
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// The rows of one step, for all threads to choose from.
+#[derive(Debug)]
+pub struct Sampling<'a> {
+    sampler: &'a HostSampler,
+    rows: &'a [SampleRow],
+    /// The next row that no thread has taken.
+    next: AtomicUsize,
+    sampled: Vec<OnceLock<Sampled>>,
 }
 
 impl HostSampler {
@@ -138,17 +147,20 @@ impl HostSampler {
         assert!(vocab_size <= VOCAB_SIZE_MAX, "masses of {vocab_size} tokens may not fit 64 bits");
         HostSampler {
             vocab_size: vocab_size as usize,
-            slots: (0..slots_max).map(|_| Slot::default()).collect(),
-            scores: Vec::with_capacity(vocab_size as usize),
-            raw_peaks: Peaks::default(),
-            peaks: Peaks::default(),
-            drawer: Drawer::default(),
+            slots: (0..slots_max).map(|_| Mutex::default()).collect(),
+            scratch: vec![Mutex::default()],
         }
     }
 
+    /// The same for up to `threads` threads at once.
+    pub fn with_threads(mut self, threads: u32) -> HostSampler {
+        self.scratch.resize_with(threads as usize, Mutex::default);
+        self
+    }
+
     /// Begins a sequence in its slot: what was counted there before is forgotten.
-    pub fn start(&mut self, start: &SlotStart) {
-        let slot = &mut self.slots[start.slot.index()];
+    pub fn start(&self, start: &SlotStart) {
+        let mut slot = lock(&self.slots[start.slot.index()]);
         slot.counts.clear();
         for id in &start.prompt_ids {
             slot.counts.entry(id.0).or_default().prompt += 1;
@@ -163,26 +175,84 @@ impl HostSampler {
 
     /// The token last sampled for `slot`, if any. A row that gives no token leaves it alone.
     pub fn last_sampled(&self, slot: SlotId) -> Option<TokenId> {
-        self.slots[slot.index()].last_sampled
+        lock(&self.slots[slot.index()]).last_sampled
+    }
+
+    /// Rows to choose from, those of one slot next to each other.
+    pub fn begin<'a>(&'a self, rows: &'a [SampleRow]) -> Sampling<'a> {
+        Sampling {
+            sampler: self,
+            rows,
+            next: AtomicUsize::new(0),
+            sampled: rows.iter().map(|_| OnceLock::new()).collect(),
+        }
     }
 
     /// Chooses a token from one row of raw logits and counts it.
-    pub fn sample(&mut self, logits: &[f32], row: &SampleRow) -> Sampled {
-        assert_eq!(logits.len(), self.vocab_size, "a row of logits is one vocabulary long");
+    pub fn sample(&self, logits: &[f32], row: &SampleRow) -> Sampled {
+        let mut slot = lock(&self.slots[row.slot.index()]);
+        lock(&self.scratch[0]).sample(&mut slot, logits, row)
+    }
+}
+
+impl Sampling<'_> {
+    /// Chooses as thread `thread` until no rows are left; rows of one slot one after another. `logits` gives a row's.
+    pub fn run<'l>(&self, thread: usize, logits: impl Fn(&SampleRow) -> &'l [f32]) {
+        let mut scratch = lock(&self.sampler.scratch[thread]);
+        loop {
+            let first = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(row) = self.rows.get(first) else { return };
+            if first > 0 && self.rows[first - 1].slot == row.slot {
+                // Whoever took the slot's first row takes this one as well.
+                continue;
+            }
+            let mut slot = lock(&self.sampler.slots[row.slot.index()]);
+            let rows = self.rows[first..].iter().take_while(|other| other.slot == row.slot);
+            for (row, sampled) in rows.zip(&self.sampled[first..]) {
+                let logits = logits(row);
+                assert_eq!(logits.len(), self.sampler.vocab_size, "a row of logits is one vocabulary long");
+                let is_first = sampled.set(scratch.sample(&mut slot, logits, row)).is_ok();
+                debug_assert!(is_first, "two threads chose from one row");
+            }
+        }
+    }
+
+    /// What was chosen, row by row, once every thread is done.
+    pub fn finish(self) -> Vec<Sampled> {
+        self.sampled.into_iter().map(|sampled| sampled.into_inner().expect("every row was taken")).collect()
+    }
+}
+
+/// A sampler's state is sound at every point where it could panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a thread works with.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// One row of processed logits.
+    scores: Vec<f32>,
+    raw_peaks: Peaks,
+    peaks: Peaks,
+    drawer: Drawer,
+}
+
+impl Scratch {
+    fn sample(&mut self, slot: &mut Slot, logits: &[f32], row: &SampleRow) -> Sampled {
         let mut sampled = Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
         if !self.raw_peaks.scan(logits) {
             return sampled;
         }
         if let Choice::Candidates { count } = row.choice {
-            self.candidates(logits, row, count as usize, &mut sampled);
+            self.candidates(slot, logits, row, count as usize, &mut sampled);
             return sampled;
         }
         sampled.token = match row.choice {
             Choice::Forced(id) => Ok(id),
-            _ => self.choose(logits, row),
+            _ => self.choose(slot, logits, row),
         };
         if let Ok(token) = sampled.token {
-            let slot = &mut self.slots[row.slot.index()];
             slot.counts.entry(token.0).or_default().output += 1;
             slot.last_sampled = Some(token);
             if let Some(n) = row.logprobs {
@@ -193,9 +263,9 @@ impl HostSampler {
     }
 
     /// The best processed logits, as log-probabilities of the raw ones' distribution.
-    fn candidates(&mut self, logits: &[f32], row: &SampleRow, count: usize, sampled: &mut Sampled) {
+    fn candidates(&mut self, slot: &Slot, logits: &[f32], row: &SampleRow, count: usize, sampled: &mut Sampled) {
         let model = Distribution::new(self.raw_peaks.max, total_mass(logits, self.raw_peaks.max));
-        let (scores, peaks) = match self.process(logits, row) {
+        let (scores, peaks) = match self.process(slot, logits, row) {
             true => (&self.scores[..], &mut self.peaks),
             false => (logits, &mut self.raw_peaks),
         };
@@ -218,8 +288,8 @@ impl HostSampler {
     }
 
     /// Bias → repetition → presence and frequency → minimum length → choice.
-    fn choose(&mut self, logits: &[f32], row: &SampleRow) -> Result<TokenId, BadRow> {
-        let (scores, peaks) = match self.process(logits, row) {
+    fn choose(&mut self, slot: &Slot, logits: &[f32], row: &SampleRow) -> Result<TokenId, BadRow> {
+        let (scores, peaks) = match self.process(slot, logits, row) {
             true => (&self.scores[..], &mut self.peaks),
             false => (logits, &mut self.raw_peaks),
         };
@@ -239,8 +309,7 @@ impl HostSampler {
     }
 
     /// Processed logits in `scores` and `peaks`; false if nothing changes them.
-    fn process(&mut self, logits: &[f32], row: &SampleRow) -> bool {
-        let slot = &self.slots[row.slot.index()];
+    fn process(&mut self, slot: &Slot, logits: &[f32], row: &SampleRow) -> bool {
         let has_penalty = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
         let penalises = has_penalty && !slot.counts.is_empty();
         let masks = row.before_min_length && !slot.masked_before_min.is_empty();

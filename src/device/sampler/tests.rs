@@ -59,7 +59,7 @@ fn oracle(logits: &[f32], s: Setting) -> Vec<f64> {
 }
 
 fn sample_many(logits: &[f32], s: Setting, draws: u32) -> Vec<u32> {
-    let mut sampler = HostSampler::new(1, logits.len() as u32);
+    let sampler = HostSampler::new(1, logits.len() as u32);
     let mut counts = vec![0; logits.len()];
     for i in 0..draws {
         let sampled = sampler.sample(logits, &row(s.draw(7, i)));
@@ -112,7 +112,7 @@ proptest! {
     ) {
         let setting = Setting { temperature, top_k, top_p, min_p };
         let p = oracle(&logits, setting);
-        let mut sampler = HostSampler::new(1, logits.len() as u32);
+        let sampler = HostSampler::new(1, logits.len() as u32);
         for i in 0..8 {
             let id = sampler.sample(&logits, &row(setting.draw(seed, i))).token.unwrap();
             // The oracle's own rounding decides at the last ulp of a boundary: a neighbour there may survive.
@@ -131,7 +131,7 @@ proptest! {
         seed: u64,
     ) {
         let setting = Setting { temperature, top_k, top_p, min_p };
-        let mut sampler = HostSampler::new(1, logits.len() as u32);
+        let sampler = HostSampler::new(1, logits.len() as u32);
         for i in 0..4 {
             let choice = setting.draw(seed, i);
             let got = sampler.sample(&logits, &row(choice)).token.unwrap();
@@ -233,7 +233,7 @@ fn limits_of_the_filters() {
 
 #[test]
 fn bad_rows_are_errors_and_touch_nothing() {
-    let mut sampler = HostSampler::new(2, 3);
+    let sampler = HostSampler::new(2, 3);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let sampled = sampler.sample(&[0.0, bad, 1.0], &row(Choice::Greedy));
         assert_eq!(sampled.token, Err(BadRow::NotFinite));
@@ -264,12 +264,12 @@ fn penalties_count_their_scope() {
         ("a negative penalty rewards", SampleRow { presence_penalty: -5.0, ..greedy.clone() }, 1),
     ];
     for (name, row, want) in cases {
-        let mut sampler = HostSampler::new(1, 4);
+        let sampler = HostSampler::new(1, 4);
         sampler.start(&start(&[1]));
         assert_eq!(sampler.sample(&[3.0, 2.5, 2.0, -1.0], &row).token, Ok(TokenId(want)), "{name}");
     }
     // Tokens that are sampled count from then on.
-    let mut sampler = HostSampler::new(1, 4);
+    let sampler = HostSampler::new(1, 4);
     let row = SampleRow { presence_penalty: 1.0, ..greedy };
     let ids: Vec<_> = (0..3).map(|_| sampler.sample(&[3.0, 2.5, 2.2, 0.0], &row).token.unwrap().0).collect();
     assert_eq!(ids, [0, 1, 2]);
@@ -277,7 +277,7 @@ fn penalties_count_their_scope() {
 
 #[test]
 fn no_penalty_makes_a_logit_infinite() {
-    let mut sampler = HostSampler::new(1, 3);
+    let sampler = HostSampler::new(1, 3);
     let draw = Choice::Draw {
         temperature: 1.0,
         top_k: 0,
@@ -302,7 +302,7 @@ fn no_penalty_makes_a_logit_infinite() {
 fn logprobs_are_of_the_raw_distribution() {
     let logits = [1.0f32, 2.0, 0.5, 2.0];
     let exact = |l: f32| f64::from(l) - logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
-    let mut sampler = HostSampler::new(1, 4);
+    let sampler = HostSampler::new(1, 4);
     sampler.start(&SlotStart { logit_bias: vec![(TokenId(2), 50.0)], ..SlotStart::default() });
     let sampled = sampler.sample(&logits, &SampleRow { logprobs: Some(3), ..row(Choice::Greedy) });
     assert_eq!(sampled.token, Ok(TokenId(2)));
@@ -317,8 +317,8 @@ fn logprobs_are_of_the_raw_distribution() {
 fn a_draw_depends_on_its_name_alone() {
     let logits: Vec<f32> = (0..500).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
     let s = Setting { temperature: 0.9, top_k: 0, top_p: 0.95, min_p: 0.0 };
-    let mut a = HostSampler::new(3, 500);
-    let mut b = HostSampler::new(3, 500);
+    let a = HostSampler::new(3, 500);
+    let b = HostSampler::new(3, 500);
     let mut distinct = std::collections::HashSet::new();
     for i in (0..50).rev() {
         a.sample(&logits, &SampleRow { slot: SlotId(1), ..row(s.draw(3, 99)) });
@@ -328,4 +328,36 @@ fn a_draw_depends_on_its_name_alone() {
         distinct.insert(first.unwrap());
     }
     assert!(distinct.len() > 20);
+}
+
+#[test]
+fn threads_choose_what_one_thread_chooses() {
+    const VOCAB: usize = 300;
+    let s = Setting { temperature: 1.3, top_k: 40, top_p: 0.9, min_p: 0.0 };
+    let all_logits: Vec<Vec<f32>> =
+        (0..40).map(|seed| (0..VOCAB).map(|i| ((i * 7 + seed * 131) as f32 * 0.37).sin() * 5.0).collect()).collect();
+    // Slots with one to three rows next to each other, which count each other's tokens.
+    let slot = |i: u32| SlotId(i / 6 * 3 + [0, 1, 1, 2, 2, 2][i as usize % 6]);
+    let rows: Vec<SampleRow> = (0..40)
+        .map(|i| {
+            let frequency_penalty = if i % 4 == 0 { 0.0 } else { 2.0 };
+            let logprobs = (i % 5 == 0).then_some(2);
+            SampleRow { logit_row: i, slot: slot(i), frequency_penalty, logprobs, ..row(s.draw(5, i)) }
+        })
+        .collect();
+    let logits = |row: &SampleRow| &all_logits[row.logit_row as usize][..];
+    let one = HostSampler::new(21, VOCAB as u32);
+    let three = HostSampler::new(21, VOCAB as u32).with_threads(3);
+    for _ in 0..20 {
+        let expected: Vec<Sampled> = rows.iter().map(|row| one.sample(logits(row), row)).collect();
+        let sampling = three.begin(&rows);
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let sampling = &sampling;
+                scope.spawn(move || sampling.run(thread, logits));
+            }
+        });
+        assert_eq!(sampling.finish(), expected);
+    }
+    assert!((0..21).all(|i| one.last_sampled(SlotId(i)) == three.last_sampled(SlotId(i))));
 }
