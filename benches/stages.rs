@@ -16,7 +16,9 @@ use criterion::Criterion;
 use kiln::device::cpu::CpuDevice;
 #[cfg(feature = "cuda")]
 use kiln::device::cuda::{CudaDevice, OpenGpu};
-use kiln::device::{Batch, BatchSeq, Checkpoint, Choice, Device, DeviceError, InputToken, Limits, SampleRow};
+use kiln::device::{
+    Batch, BatchSeq, Checkpoint, Choice, Device, DeviceError, InputToken, KvCacheDType, Limits, SampleRow,
+};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{AttendOp, DeltaInput, Epilogue, LinearOp, Program, Prologue, Stage, StageOp};
 use kiln::weights::DType;
@@ -248,6 +250,7 @@ impl Case {
             logit_rows_max: 1,
             block_tokens: BLOCK_TOKENS,
             num_blocks: context_tokens_max.div_ceil(BLOCK_TOKENS),
+            kv_cache_dtype: KvCacheDType::F16,
             threads: std::thread::available_parallelism().map_or(1, |threads| threads.get() as u32),
         }
     }

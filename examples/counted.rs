@@ -11,7 +11,7 @@ use std::error::Error;
 
 use kiln::device::cuda::CudaDevice;
 use kiln::device::sampler::{Choice, SampleRow};
-use kiln::device::{Batch, BatchSeq, Device, InputToken, Limits, SlotStart};
+use kiln::device::{Batch, BatchSeq, Device, InputToken, KvCacheDType, Limits, SlotStart};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{BatchShape, ModelSpec, Program, build_spec};
 use kiln::weights::{DType, GgufFile, TensorSource};
@@ -81,6 +81,7 @@ fn run(step: &str, spec: &ModelSpec, weights: &dyn TensorSource) -> Result<(), B
         logit_rows_max: 1,
         block_tokens: BLOCK_TOKENS,
         num_blocks: tokens_max.div_ceil(BLOCK_TOKENS),
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     };
     let program = Program::of(spec);
@@ -99,7 +100,13 @@ fn run(step: &str, spec: &ModelSpec, weights: &dyn TensorSource) -> Result<(), B
     device.sample(&[SampleRow::plain(0, slot, Choice::Greedy)])?;
     device.collect()?;
     let pairs = (position..tokens_max).map(|at| u64::from(at) + 1).sum();
-    let shape = BatchShape { rows: rows.into(), logit_rows: 1, kv_tokens: tokens_max.into(), attended_pairs: pairs };
+    let shape = BatchShape {
+        rows: rows.into(),
+        logit_rows: 1,
+        kv_tokens: tokens_max.into(),
+        attended_pairs: pairs,
+        ..BatchShape::default()
+    };
     println!("{{\"bytes\": {}}}", program.cost(&shape).bytes());
     Ok(())
 }

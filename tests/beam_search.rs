@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::synthetic::TinyModel;
-use kiln::device::{Device, Limits};
+use kiln::device::{Device, KvCacheDType, Limits};
 use kiln::engine::{Engine, Event, Request};
 use kiln::ids::{SeqId, TokenId};
 use kiln::model::Program;
@@ -25,6 +25,7 @@ fn limits(num_blocks: u32) -> Limits {
         logit_rows_max: 12,
         block_tokens: 16,
         num_blocks,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 2,
     }
 }

@@ -137,6 +137,11 @@ fn tokenize_score_and_inspect_speak_json() {
     assert_eq!(scored[0]["logprobs"][1], scored[1]["logprobs"][1], "a text's end does not change its beginning");
     let inspected = json(with_model("inspect", &["--json"]));
     assert_eq!(inspected["program"].as_array().unwrap().len(), 2 + 5 * 30);
+    // 30 layers, 3 KV heads of 64: two bytes an element, or one and a scale of four per head.
+    assert_eq!(
+        (&inspected["kv_bytes_per_token"], &inspected["kv_bytes_per_token_int8"]),
+        (&23040.into(), &12240.into())
+    );
     let seen = stdout(with_model("inspect", &["--program", "--tensors"]));
     assert!(seen.contains("token_embd.weight") && seen.contains("OutProj"), "{seen}");
 }
@@ -153,11 +158,30 @@ fn perplexity_equals_llama_cpps() {
 }
 
 #[test]
+fn an_int8_cache_costs_less_than_one_per_cent_of_perplexity() {
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE-APACHE");
+    let perplexity = |dtype: &str| {
+        let args = ["--ctx", "512", "--json", "--kv-cache-dtype", dtype, text.to_str().unwrap()];
+        let output = with_model("perplexity", &args).env("KILN_LOG", "info").output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && log.contains(&format!("of {dtype} cache")), "{log}");
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["perplexity"].as_f64().unwrap()
+    };
+    let (f16, int8) = (perplexity("f16"), perplexity("int8"));
+    println!("perplexity {f16} with an f16 cache, {int8} with an int8 cache");
+    assert_ne!(f16, int8, "the flag was meant to do something");
+    assert!(int8 / f16 <= 1.01, "{int8} instead of {f16}");
+}
+
+#[test]
 fn bench_has_llama_benchs_keys() {
-    let rows = json(with_model("bench", &["-p", "32", "-n", "4", "-d", "0,16", "-r", "2", "-o", "json"]));
+    let args = ["-p", "32", "-n", "4", "-d", "0,16", "-r", "2", "-o", "json", "--kv-cache-dtype", "int8"];
+    let rows = json(with_model("bench", &args));
     let rows = rows.as_array().unwrap();
     assert_eq!(rows.len(), 4);
     for row in rows {
+        assert_eq!((&row["type_k"], &row["type_v"]), (&Value::from("int8"), &Value::from("int8")));
         assert_eq!(row["samples_ts"].as_array().unwrap().len(), 2);
         assert!(row["avg_ts"].as_f64().unwrap() > 0.0 && row["peak_gbytes_per_s"].as_f64().unwrap() > 0.0);
     }

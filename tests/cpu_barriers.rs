@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kiln::device::cpu::CpuDevice;
-use kiln::device::{Batch, BatchSeq, Device, InputToken, Limits};
+use kiln::device::{Batch, BatchSeq, Device, InputToken, KvCacheDType, Limits};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{Program, build_spec};
 use kiln::weights::GgufFile;
@@ -21,6 +21,7 @@ fn threads_meet_five_times_per_layer() {
         logit_rows_max: 1,
         block_tokens: 16,
         num_blocks: 8,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 2,
     };
     let mut device = CpuDevice::prepare(&Program::of(&spec), &file, &limits).expect("the device prepares it");

@@ -10,7 +10,7 @@ use std::path::Path;
 use common::simulated;
 use common::synthetic::TinyModel;
 use kiln::device::cuda::CudaDevice;
-use kiln::device::{DeviceError, Limits};
+use kiln::device::{DeviceError, KvCacheDType, Limits};
 use kiln::engine::{Engine, EngineError, Request};
 use kiln::ids::TokenId;
 use kiln::model::Program;
@@ -29,6 +29,7 @@ fn generate() -> Result<(), EngineError> {
         logit_rows_max: 1,
         block_tokens: 16,
         num_blocks: 1,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     };
     let device = CudaDevice::prepare(&Program::of(&spec), &tensors, &limits, 0)?;

@@ -7,7 +7,7 @@ mod common;
 
 use common::simulated;
 use common::synthetic::TinyModel;
-use kiln::device::Limits;
+use kiln::device::{KvCacheDType, Limits};
 use kiln::engine::{Engine, Event, Request};
 use kiln::ids::TokenId;
 use kiln::model::Program;
@@ -40,6 +40,7 @@ fn generate() {
         logit_rows_max: 5,
         block_tokens: 16,
         num_blocks: 20,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     };
     let device = common::cuda().ready(&Program::of(&spec), &tensors, &limits);

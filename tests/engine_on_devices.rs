@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use common::synthetic::{Rng, TinyModel};
 use kiln::device::reference::{Mode, ReferenceDevice};
-use kiln::device::{Device, Limits};
+use kiln::device::{Device, KvCacheDType, Limits};
 use kiln::engine::{Engine, Event, FinishReason, Request};
 use kiln::ids::{SeqId, TokenId};
 use kiln::model::Program;
@@ -34,6 +34,7 @@ fn limits(num_blocks: u32, step_rows_max: u32) -> Limits {
         logit_rows_max: 6,
         block_tokens: 16,
         num_blocks,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 2,
     }
 }
@@ -116,6 +117,14 @@ fn seeds_fix_outputs_on_every_device() {
     for tested in common::devices() {
         check(&tested.name, |limits| tested.ready(&program, &tensors, limits));
     }
+}
+
+#[test]
+fn seeds_fix_outputs_with_an_int8_cache() {
+    let (spec, tensors) = MODEL.build(3);
+    let program = Program::of(&spec);
+    let tested = common::devices().remove(0).with_int8_cache();
+    check(&tested.name, |limits| tested.ready(&program, &tensors, limits));
 }
 
 /// The same requests again, and requests that go on after what was generated, find their starts in the cache.

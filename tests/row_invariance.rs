@@ -7,7 +7,9 @@ mod common;
 use common::synthetic::{Rng, TinyModel};
 use common::{Tested, reference};
 use kiln::device::reference::Mode;
-use kiln::device::{Batch, BatchSeq, BlockCopy, Checkpoint, Choice, Device, InputToken, Limits, SampleRow};
+use kiln::device::{
+    Batch, BatchSeq, BlockCopy, Checkpoint, Choice, Device, InputToken, KvCacheDType, Limits, SampleRow,
+};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{Program, build_spec};
 use kiln::weights::{DType, TensorSource};
@@ -54,6 +56,7 @@ impl Bench {
             logit_rows_max: SEQS_MAX as u32,
             block_tokens: BLOCK_TOKENS,
             num_blocks: (SEQS_MAX as u32 + 1) * SEQ_BLOCKS,
+            kv_cache_dtype: KvCacheDType::F16,
             threads,
         };
         let device = tested.ready(program, weights, &limits);
@@ -267,6 +270,18 @@ fn reference_rows_are_invariant() {
             check_cuts(&mut bench, &tested.name, (1..PROMPT_TOKENS).step_by(7));
             check_mixed_and_moved(&mut bench, &tested.name);
         }
+    }
+}
+
+#[test]
+fn rows_are_invariant_with_an_int8_cache() {
+    let (program, tensors) = tiny(DType::Q4_1);
+    let devices = common::cpus().into_iter().chain([reference(Mode::Int8)]);
+    for tested in devices.map(Tested::with_int8_cache) {
+        let mut bench = Bench::new(&tested, 2, &program, &tensors);
+        check_slots(&mut bench, &tested.name, &[1, 2, 13], |size| vec![0, size - 1]);
+        check_cuts(&mut bench, &tested.name, (1..PROMPT_TOKENS).step_by(7));
+        check_mixed_and_moved(&mut bench, &tested.name);
     }
 }
 

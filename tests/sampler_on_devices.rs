@@ -8,7 +8,8 @@ use common::{Tested, reference, rows_of, simulated};
 use kiln::device::reference::Mode;
 use kiln::device::sampler::HostSampler;
 use kiln::device::{
-    Batch, BatchSeq, Checkpoint, Choice, Device, DeviceError, InputToken, Limits, SampleRow, Sampled, SlotStart,
+    Batch, BatchSeq, Checkpoint, Choice, Device, DeviceError, InputToken, KvCacheDType, Limits, SampleRow, Sampled,
+    SlotStart,
 };
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{EmbedOp, Program, StageOp};
@@ -31,6 +32,7 @@ fn limits(slots: u32, logit_rows: u32) -> Limits {
         logit_rows_max: logit_rows,
         block_tokens: 16,
         num_blocks: 1,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     }
 }

@@ -87,6 +87,7 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
     let options = RuntimeOptions {
         device: args.device.choice(),
         threads: args.device.threads,
+        kv_cache_dtype: args.device.kv_cache_dtype.into(),
         context_tokens: args.ctx_size,
         step_rows_max: args.ubatch_size,
         sequences: args.parallel.map_or(Sequences::AsManyAsFit, Sequences::Exactly),

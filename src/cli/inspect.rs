@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use kiln::model::{BatchShape, Epilogue, Program, Prologue, StageOp};
+use kiln::model::{BatchShape, Epilogue, KvCacheDType, Program, Prologue, StageOp};
 use kiln::runtime::LoadedModel;
 use kiln::weights::MetaValue;
 use serde_json::json;
@@ -74,7 +74,9 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         spec.context_tokens_trained,
         if spec.has_tied_head() { "tied" } else { "untied" },
     )?;
-    writeln!(out, "KV cache: {:.1} KiB per position (f16)", spec.kv_bytes_per_token(2) as f64 / 1024.0)?;
+    let kv_kib = |dtype| spec.kv_bytes_per_token(dtype) as f64 / 1024.0;
+    let [f16, int8] = [KvCacheDType::F16, KvCacheDType::Int8].map(kv_kib);
+    writeln!(out, "KV cache: {f16:.1} KiB per position (f16), {int8:.1} KiB (int8)")?;
     if args.program {
         print_program(&mut out, &program)?;
     }
@@ -105,7 +107,7 @@ fn print_program(out: &mut impl Write, program: &Program) -> Result<(), CliError
 
 /// One row at position 0.
 fn decode_shape() -> BatchShape {
-    BatchShape { rows: 1, logit_rows: 1, kv_tokens: 1, attended_pairs: 1 }
+    BatchShape { rows: 1, logit_rows: 1, kv_tokens: 1, attended_pairs: 1, ..BatchShape::default() }
 }
 
 fn print_json(model: &LoadedModel, program: &Program) -> Result<(), CliError> {
@@ -140,7 +142,8 @@ fn print_json(model: &LoadedModel, program: &Program) -> Result<(), CliError> {
         "description": model.description(),
         "parameters": model.num_parameters(),
         "tensor_bytes": model.tensor_bytes(),
-        "kv_bytes_per_token": model.spec().kv_bytes_per_token(2),
+        "kv_bytes_per_token": model.spec().kv_bytes_per_token(KvCacheDType::F16),
+        "kv_bytes_per_token_int8": model.spec().kv_bytes_per_token(KvCacheDType::Int8),
         "metadata": metadata,
         "tensors": tensors,
         "program": stages,

@@ -45,6 +45,7 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let options = RuntimeOptions {
         device: args.device.choice(),
         threads: args.device.threads,
+        kv_cache_dtype: args.device.kv_cache_dtype.into(),
         context_tokens: Some(args.ctx),
         logit_rows_max: 128,
         ..RuntimeOptions::default()

@@ -111,7 +111,7 @@ fn run_under(tool: Tool, args: &ProfileArgs) -> Result<(), CliError> {
 fn measure(args: &ProfileArgs) -> Result<(), CliError> {
     let loaded = LoadedModel::open(&args.model)?;
     let program = Program::of(loaded.spec());
-    let limits = steps::limits(1, args.n_prompt + args.n_gen, args.ubatch_size, args.device.threads());
+    let limits = steps::limits(1, args.n_prompt + args.n_gen, args.ubatch_size, &args.device);
     let mut device = loaded.prepare(&program, OpenDevice::open(args.device.choice())?, &limits, &|_| {})?;
     drop(loaded);
     run_once(args, &program, device.as_mut())?;

@@ -234,6 +234,7 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
         sequences: Sequences::Exactly(at_once),
         device: args.device.choice(),
         threads: args.device.threads,
+        kv_cache_dtype: args.device.kv_cache_dtype.into(),
         context_tokens: args.ctx_size,
         step_rows_max: args.ubatch_size,
         ..RuntimeOptions::default()

@@ -51,6 +51,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let options = RuntimeOptions {
         device: args.device.choice(),
         threads: args.device.threads,
+        kv_cache_dtype: args.device.kv_cache_dtype.into(),
         context_tokens: args.ctx_size,
         logit_rows_max: 128,
         ..RuntimeOptions::default()

@@ -1,6 +1,7 @@
 //! One step's work, as numbers.
 
 use crate::ids::{BlockId, SlotId, TokenId};
+use crate::model::{BatchShape, KvCacheDType};
 
 use super::DeviceError;
 use super::sampler::Sampled;
@@ -20,6 +21,8 @@ pub struct Limits {
     pub block_tokens: u32,
     /// KV-cache blocks in the arena.
     pub num_blocks: u32,
+    /// What the arena keeps of keys and values.
+    pub kv_cache_dtype: KvCacheDType,
     /// Host threads (CPU devices).
     pub threads: u32,
 }
@@ -108,12 +111,13 @@ impl Batch {
         Ok(())
     }
 
-    /// The shape that costs depend on.
-    pub fn shape(&self) -> crate::model::BatchShape {
-        let mut shape = crate::model::BatchShape {
+    /// The shape that costs depend on, with a cache of this type.
+    pub fn shape(&self, kv_cache_dtype: KvCacheDType) -> BatchShape {
+        let mut shape = BatchShape {
             rows: self.num_rows() as u64,
             logit_rows: self.num_logit_rows() as u64,
-            ..Default::default()
+            kv_cache_dtype,
+            ..BatchShape::default()
         };
         for seq in &self.seqs {
             let (start, rows) = (u64::from(seq.position_start), seq.tokens.len() as u64);

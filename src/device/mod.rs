@@ -9,6 +9,7 @@ pub mod quant;
 pub mod reference;
 pub mod sampler;
 
+pub use crate::model::KvCacheDType;
 pub use batch::{Batch, BatchSeq, InputToken, Limits, MemoryUse, SlotStart, StepOutput};
 pub use error::DeviceError;
 pub use sampler::{BadRow, Choice, SampleRow, Sampled};

@@ -1,34 +1,48 @@
-//! The rules by which activations become int8 or bf16, shared by all devices.
+//! The rules by which activations, keys and values become int8 or bf16, shared by all devices.
 //!
-//! Per 32 values: `amax = max |x|`, `scale = amax / 127`, `q = rint(x * (127 / amax))`, ties to even. A block whose
+//! Per block, which is 32 activations, or the key or value of one token and KV head: `amax = max |x|`, `scale = amax / 127`, `q = rint(x * (127 / amax))`, ties to even. A block whose
 //! `amax` is below [`AMAX_MIN`] is all zeros with scale 0 (the reciprocal would overflow). A block with a value that is not
 //! finite has scale NaN, so that what it feeds is NaN as well instead of a plausible number.
 
-/// Values per quantised block.
+/// Activations per quantised block.
 pub const BLOCK: usize = 32;
 
 /// The smallest maximum that is not flushed to zero.
 pub const AMAX_MIN: f32 = 1e-30;
 
+/// A block's scale, and how its values become integers.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantiser {
+    pub scale: f32,
+    inverse: f32,
+}
+
+impl Quantiser {
+    /// For a block of these values.
+    #[inline]
+    pub fn of(x: &[f32]) -> Quantiser {
+        let amax_bits = x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0);
+        let amax = f32::from_bits(amax_bits);
+        match amax_bits >= f32::INFINITY.to_bits() {
+            true => Quantiser { scale: f32::NAN, inverse: 0.0 },
+            false if amax < AMAX_MIN => Quantiser { scale: 0.0, inverse: 0.0 },
+            false => Quantiser { scale: amax / 127.0, inverse: 127.0 / amax },
+        }
+    }
+
+    /// One of the block's values; its product with the scale is what is left of it. Zeros where the block is not finite.
+    #[inline]
+    pub fn integer(&self, x: f32) -> i8 {
+        (x * self.inverse).round_ties_even() as i8
+    }
+}
+
 /// Quantises 32 values (fewer at the end of a row: the rest counts as zeros). Returns (scale, sum of q).
 pub fn quantise_block(x: &[f32], q: &mut [i8]) -> (f32, i32) {
-    let amax_bits = x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0);
+    let quantiser = Quantiser::of(x);
     q.fill(0);
-    if amax_bits >= f32::INFINITY.to_bits() {
-        return (f32::NAN, 0);
-    }
-    let amax = f32::from_bits(amax_bits);
-    if amax < AMAX_MIN {
-        return (0.0, 0);
-    }
-    let inverse = 127.0 / amax;
-    let mut sum = 0;
-    for (q, x) in q.iter_mut().zip(x) {
-        let v = (x * inverse).round_ties_even() as i32;
-        *q = v as i8;
-        sum += v;
-    }
-    (amax / 127.0, sum)
+    q.iter_mut().zip(x).for_each(|(q, x)| *q = quantiser.integer(*x));
+    (quantiser.scale, q.iter().map(|q| i32::from(*q)).sum())
 }
 
 /// Blocks per segment of a row of `num_blocks` blocks of 32 weights: segment sums are formed in block order and then added
@@ -59,6 +73,33 @@ pub fn bf16_value(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integers_times_scales_are_the_values_to_half_a_step() {
+        // An exact step, ties to even, both signs of the largest magnitude.
+        let exact = [127.0, -127.0, 0.5, 1.5, -2.5, 63.0];
+        let quantiser = Quantiser::of(&exact);
+        assert_eq!((quantiser.scale, exact.map(|x| quantiser.integer(x))), (1.0, [127, -127, 0, 2, -2, 63]));
+        for magnitude in [1e-29, 3e-5, 1.0, 7.7e4, 3e38] {
+            let x: Vec<f32> = (0..80).map(|i| magnitude * (i as f32 * 0.37).sin()).collect();
+            let quantiser = Quantiser::of(&x);
+            for x in &x {
+                let error = (f32::from(quantiser.integer(*x)) * quantiser.scale - x).abs();
+                assert!(error <= 0.5001 * quantiser.scale, "{x:e} is off by {error:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_that_are_not_finite_stay_so_and_tiny_ones_are_zeros() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let x = [1.0, bad, -3.0];
+            let quantiser = Quantiser::of(&x);
+            assert!(quantiser.scale.is_nan() && x.iter().all(|x| quantiser.integer(*x) == 0), "{bad}");
+        }
+        let tiny = Quantiser::of(&[9e-31, -1e-38, 0.0]);
+        assert_eq!((tiny.scale, tiny.integer(9e-31)), (0.0, 0));
+    }
 
     #[test]
     fn bf16_rounds_like_the_half_crate_but_for_subnormals() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::device::{BlockCopy, Checkpoint, Limits, SampleRow, StepOutput};
+use crate::device::{BlockCopy, Checkpoint, KvCacheDType, Limits, SampleRow, StepOutput};
 use crate::ids::BlockId;
 use crate::sampling::beam::{BeamParams, BeamSearch, EarlyStopping};
 
@@ -208,6 +208,7 @@ fn limits(num_blocks: u32, step_rows_max: u32) -> Limits {
         logit_rows_max: 3,
         block_tokens: 16,
         num_blocks,
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     }
 }

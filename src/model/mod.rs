@@ -2,10 +2,12 @@
 //! ([`Program`]). Architectures are data: each is one file that builds a spec.
 
 mod arch;
+mod kv_cache;
 mod spec;
 pub mod stage;
 
 pub use arch::build_spec;
+pub use kv_cache::KvCacheDType;
 pub use spec::{
     Activation, EmbedSpec, HeadSpec, LayerSpec, LayerTensors, MatrixRef, ModelSpec, RopePairing, RopeTable, VectorRef,
 };

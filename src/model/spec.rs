@@ -2,6 +2,8 @@
 
 use crate::weights::{DType, TensorSource, TensorView, WeightsError};
 
+use super::kv_cache::KvCacheDType;
+
 /// A matrix by name: `rows` outputs of `cols` inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixRef {
@@ -184,8 +186,8 @@ impl ModelSpec {
         self.head.matrix.name == self.embed.table.name
     }
 
-    /// Bytes of keys and values per position over all layers, with `element_bytes` per element.
-    pub fn kv_bytes_per_token(&self, element_bytes: u64) -> u64 {
-        self.layers.iter().map(|l| 2 * u64::from(l.num_kv_heads) * u64::from(l.head_dim) * element_bytes).sum()
+    /// Bytes of keys and values per position over all layers.
+    pub fn kv_bytes_per_token(&self, dtype: KvCacheDType) -> u64 {
+        self.layers.iter().map(|l| 2 * u64::from(l.num_kv_heads) * dtype.head_bytes(l.head_dim)).sum()
     }
 }

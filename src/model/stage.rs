@@ -1,5 +1,6 @@
 //! A model as a short program of fused stages, five per layer, and what each stage must cost.
 
+use super::kv_cache::KvCacheDType;
 use super::spec::{Activation, MatrixRef, ModelSpec, RopeTable, VectorRef};
 
 /// The seven names of the program's entries.
@@ -224,6 +225,7 @@ pub struct BatchShape {
     pub kv_tokens: u64,
     /// Sum over rows of the positions that the row attends to.
     pub attended_pairs: u64,
+    pub kv_cache_dtype: KvCacheDType,
 }
 
 /// What a stage must move and do, whatever the device: the floor that times are printed against.
@@ -231,7 +233,7 @@ pub struct BatchShape {
 pub struct StageCost {
     /// Stored weight bytes, each read once.
     pub weight_bytes: u64,
-    /// Keys and values read and written, f16.
+    /// Keys and values read and written, with their scales.
     pub kv_bytes: u64,
     /// Multiply–accumulates.
     pub macs: u64,
@@ -256,7 +258,8 @@ impl StageCost {
 impl StageOp {
     /// The floor of this stage for one step of `shape`. Activations are left out: they stay in caches.
     pub fn cost(&self, shape: &BatchShape) -> StageCost {
-        const KV_ELEMENT_BYTES: u64 = 2;
+        let token_bytes =
+            |kv_heads: u32, head_dim: u32| 2 * u64::from(kv_heads) * shape.kv_cache_dtype.head_bytes(head_dim);
         match self {
             StageOp::Embed(op) => StageCost {
                 weight_bytes: shape.rows * op.table.dtype.row_bytes(u64::from(op.table.cols)).unwrap_or(0),
@@ -266,7 +269,7 @@ impl StageOp {
                 let rows = if op.stage == Stage::Head { shape.logit_rows } else { shape.rows };
                 let weights: u64 = op.weights.iter().map(|w| u64::from(w.rows) * u64::from(w.cols)).sum();
                 let kv_bytes = match &op.epilogue {
-                    Epilogue::Qkv(e) => rows * 2 * u64::from(e.num_kv_heads) * u64::from(e.head_dim) * KV_ELEMENT_BYTES,
+                    Epilogue::Qkv(e) => rows * token_bytes(e.num_kv_heads, e.head_dim),
                     _ => 0,
                 };
                 StageCost {
@@ -277,7 +280,7 @@ impl StageOp {
             }
             StageOp::Attend(op) => StageCost {
                 weight_bytes: 0,
-                kv_bytes: shape.kv_tokens * 2 * u64::from(op.num_kv_heads) * u64::from(op.head_dim) * KV_ELEMENT_BYTES,
+                kv_bytes: shape.kv_tokens * token_bytes(op.num_kv_heads, op.head_dim),
                 macs: shape.attended_pairs * 2 * u64::from(op.num_heads) * u64::from(op.head_dim),
             },
         }

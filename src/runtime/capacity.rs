@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::device::Limits;
+use crate::device::{KvCacheDType, Limits};
 use crate::model::ModelSpec;
 
 use super::{RuntimeError, RuntimeOptions, Sequences};
@@ -31,11 +31,11 @@ pub struct SequenceNeed {
 }
 
 impl SequenceNeed {
-    pub fn of(spec: &ModelSpec) -> SequenceNeed {
+    pub fn of(spec: &ModelSpec, kv_cache_dtype: KvCacheDType) -> SequenceNeed {
         let vocab_size = u64::from(spec.vocab_size);
         SequenceNeed {
             context_tokens_trained: spec.context_tokens_trained,
-            token_bytes: spec.kv_bytes_per_token(2).max(1),
+            token_bytes: spec.kv_bytes_per_token(kv_cache_dtype).max(1),
             slot_bytes: vocab_size * (4 + 8) + vocab_size.div_ceil(8),
         }
     }
@@ -72,8 +72,9 @@ pub fn limits_of(
     let step_rows_max = options.step_rows_max.min(context_tokens_max.saturating_mul(slots_max));
     let num_blocks = seq_blocks * slots_max;
     tracing::info!(
-        "plan: {slots_max} sequences of up to {context_tokens_max} tokens need {} MiB of cache; there is room for {} MiB",
+        "plan: {slots_max} sequences of up to {context_tokens_max} tokens need {} MiB of {} cache; there is room for {} MiB",
         (u64::from(num_blocks * BLOCK_TOKENS) * token_bytes).div_ceil(1 << 20),
+        options.kv_cache_dtype.name(),
         room_bytes >> 20,
     );
     Ok(Limits {
@@ -83,6 +84,7 @@ pub fn limits_of(
         logit_rows_max: options.logit_rows_max.max(slots_max.min(step_rows_max)),
         block_tokens: BLOCK_TOKENS,
         num_blocks,
+        kv_cache_dtype: options.kv_cache_dtype,
         threads: options.threads.unwrap_or_else(cores),
     })
 }
@@ -124,6 +126,19 @@ mod tests {
         let shorter = limits(Some(100), Sequences::AsManyAsFit, Some(seq_bytes));
         // 112 positions are 7 blocks.
         assert_eq!((shorter.slots_max, shorter.num_blocks), (11, 77));
+    }
+
+    #[test]
+    fn an_int8_cache_holds_nearly_twice_the_context() {
+        let token_bytes = |dtype: KvCacheDType| 2 * dtype.head_bytes(64);
+        let context = |dtype| {
+            let need = SequenceNeed { context_tokens_trained: 1 << 20, token_bytes: token_bytes(dtype), slot_bytes: 0 };
+            let options = RuntimeOptions { kv_cache_dtype: dtype, ..RuntimeOptions::default() };
+            let limits = limits_of(need, &options, Some(1 << 20)).unwrap();
+            assert_eq!(limits.kv_cache_dtype, dtype);
+            limits.context_tokens_max
+        };
+        assert_eq!((context(KvCacheDType::F16), context(KvCacheDType::Int8)), (4096, 7696));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use crate::device::KvCacheDType;
 use crate::engine::{Engine, EngineError};
 use crate::ids::{SeqId, TokenId};
 use crate::model::{ModelSpec, Program};
@@ -47,6 +48,7 @@ pub struct RuntimeOptions {
     pub threads: Option<u32>,
     /// Positions per sequence; the trained context by default, within 4 GiB of cache.
     pub context_tokens: Option<u32>,
+    pub kv_cache_dtype: KvCacheDType,
     /// Answers, and beams. Each has the whole context.
     pub sequences: Sequences,
     /// Rows of one prefill step.
@@ -61,6 +63,7 @@ impl Default for RuntimeOptions {
             device: DeviceChoice::Auto,
             threads: None,
             context_tokens: None,
+            kv_cache_dtype: KvCacheDType::F16,
             sequences: Sequences::Exactly(NonZeroU32::MIN),
             step_rows_max: 512,
             logit_rows_max: 1,
@@ -134,7 +137,11 @@ impl Runtime {
             return Err(RuntimeError::VocabularyMismatch { tokenizer: tokenizer.vocab_size(), model: spec.vocab_size });
         }
         let device = OpenDevice::open(options.device)?;
-        let limits = limits_of(SequenceNeed::of(&spec), options, device.room_bytes(loaded.tensor_bytes())?)?;
+        let limits = limits_of(
+            SequenceNeed::of(&spec, options.kv_cache_dtype),
+            options,
+            device.room_bytes(loaded.tensor_bytes())?,
+        )?;
         let device = loaded.prepare(&Program::of(&spec), device, &limits, on_progress)?;
         let engine = Engine::new(device, spec.vocab_size, tokenizer.end_ids().to_vec());
         let (open, by_seq) = (BTreeMap::new(), HashMap::new());

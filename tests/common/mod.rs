@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use kiln::device::cpu::{CpuDevice, IsaPath};
 use kiln::device::reference::{Mode, ReferenceDevice};
-use kiln::device::{BatchSeq, Device, DeviceError, InputToken, Limits};
+use kiln::device::{BatchSeq, Device, DeviceError, InputToken, KvCacheDType, Limits};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::Program;
 use kiln::weights::{GgufFile, TensorSource};
@@ -29,9 +29,17 @@ impl Tested {
         Tested { name: name.into(), prepare: Box::new(prepare) }
     }
 
+    /// The same device with an int8 cache, whatever the limits say.
+    pub fn with_int8_cache(self) -> Tested {
+        let prepare = self.prepare;
+        Tested::new(format!("{} with an int8 cache", self.name), move |program, weights, limits| {
+            prepare(program, weights, &Limits { kv_cache_dtype: KvCacheDType::Int8, ..limits.clone() })
+        })
+    }
+
     /// Whether it adds products of 16-bit floats in tensor cores, whose order of sums is their own.
     pub fn has_tensor_cores(&self) -> bool {
-        self.name == "cuda"
+        self.name.starts_with("cuda")
     }
 
     /// The device, ready to run `program`.
@@ -94,6 +102,7 @@ pub fn limits_one_sequence(context: u32, logit_rows_max: u32) -> Limits {
         logit_rows_max,
         block_tokens: 16,
         num_blocks: context.div_ceil(16),
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 2,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiln::device::{Batch, Checkpoint};
+use kiln::device::{Batch, Checkpoint, KvCacheDType};
 use kiln::model::{
     Activation, AttendOp, DeltaInput, EmbedOp, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing,
     RopeTable, Stage, StageOp, VectorRef,
@@ -89,6 +89,7 @@ pub struct QkvCase {
     pub biases: bool,
     pub norms: bool,
     pub post: Post,
+    pub kv_cache_dtype: KvCacheDType,
     pub rows: u32,
 }
 
@@ -105,6 +106,7 @@ impl Default for QkvCase {
             biases: false,
             norms: false,
             post: Post::Plain,
+            kv_cache_dtype: KvCacheDType::F16,
             rows: 1,
         }
     }
@@ -142,12 +144,68 @@ impl QkvCase {
         let query = widened(near, if self.norms { 6.0 } else { 1.5 }, 2e-4);
         build.poison(Checkpoint::Query, q);
         build.outputs.push((Checkpoint::Query, query));
-        // The cache rounds to f16: neighbours of a tie end 2^-10 of their value apart, and values stay below 8.
-        build.arena = Some((0, widened(query, 1.0, 8.0 / 1024.0)));
+        // The cache rounds, and values stay below 8: neighbours of a tie end 2^-10 of their value apart in f16, and 8 / 127 in int8, where
+        // that is rarer than it is large: as often as the distance of two values, in steps, says.
+        build.arena = Some((
+            0,
+            match (self.kv_cache_dtype, query) {
+                (KvCacheDType::Int8, Tolerance::Near { max, mean }) => {
+                    Tolerance::Near { max: max + 8.0 / 127.0, mean: 2.0 * mean }
+                }
+                _ => widened(query, 1.0, 8.0 / 1024.0),
+            },
+        ));
+        build.kv_cache_dtype = self.kv_cache_dtype;
         let weights =
             LinearOp { stage: Stage::Qkv, layer: 0, prologue, weights, epilogue: Epilogue::Qkv(epilogue.into()) };
         let tables = vec![rope_table(self.pairing, self.rotary_dims)];
         build.case(format!("{self:?}"), StageOp::Linear(weights), 1, self.hidden_size, tables).check();
+    }
+}
+
+/// Rows of f32 → projections → cache, without norms and RoPE: what is cached has equal bits, so what is left of it after rounding, too.
+#[derive(Debug)]
+pub struct CacheCase {
+    pub kv_cache_dtype: KvCacheDType,
+    pub dtype: DType,
+    pub head_dim: u32,
+    pub biases: bool,
+    pub rows: u32,
+}
+
+impl CacheCase {
+    pub fn check(&self) {
+        let Some(mut build) = Build::new(self.rows, 1) else { return };
+        let (q, kv) = (4 * self.head_dim, self.head_dim);
+        let (tensors, rng) = (&mut build.tensors, &mut build.rng);
+        let weights = [("q", q), ("k", kv), ("v", kv)];
+        let weights = weights.map(|(name, rows)| tensors.matrix(rng, name, self.dtype, rows, q)).into();
+        let mut bias = |name| self.biases.then(|| tensors.vector(rng, name, kv, 0.0, 0.5));
+        let epilogue = QkvEpilogue {
+            num_heads: 4,
+            num_kv_heads: 1,
+            head_dim: self.head_dim,
+            q_bias: None,
+            k_bias: bias("k_bias"),
+            v_bias: bias("v_bias"),
+            q_norm: None,
+            k_norm: None,
+            norm_eps: NORM_EPS,
+            rope: 0,
+        };
+        let mut values = build.rng.values((self.rows * q) as usize, 2.0);
+        // A head of zeros where there is no bias, and one that is not finite: its scale says so, and its neighbours do not notice.
+        if self.rows > 2 {
+            values[..q as usize].fill(0.0);
+            values[2 * q as usize - 1] = f32::INFINITY;
+        }
+        build.inputs.push((Checkpoint::AttendOutput, values));
+        build.arena = Some((0, Tolerance::Bits));
+        build.kv_cache_dtype = self.kv_cache_dtype;
+        let (prologue, epilogue) = (Prologue::AttendOutput, Epilogue::Qkv(epilogue.into()));
+        let op = LinearOp { stage: Stage::Qkv, layer: 0, prologue, weights, epilogue };
+        let tables = vec![rope_table(RopePairing::Adjacent, 0)];
+        build.case(format!("{self:?}"), StageOp::Linear(op), 1, q, tables).check();
     }
 }
 
@@ -156,6 +214,7 @@ impl QkvCase {
 pub struct AttendCase {
     pub heads: (u32, u32),
     pub head_dim: u32,
+    pub kv_cache_dtype: KvCacheDType,
     pub window: Option<u32>,
     pub rows: u32,
 }
@@ -176,6 +235,7 @@ impl AttendCase {
             }
         }
         build.poison(Checkpoint::AttendOutput, q);
+        build.kv_cache_dtype = self.kv_cache_dtype;
         // Scores are sums of head_dim products below 4, times 1/sqrt(head_dim): their f32 error, at most
         // 4 * sqrt(head_dim) * 2^-24 per rounding and growing as a random walk over head_dim roundings, is below 1e-5 for
         // heads of up to 256; it is the relative error of a weight. Outputs are means of values below 2, so they err by
@@ -306,6 +366,7 @@ struct Build {
     tensors: Tensors,
     batch: Batch,
     num_blocks: u32,
+    kv_cache_dtype: KvCacheDType,
     inputs: Vec<(Checkpoint, Vec<f32>)>,
     outputs: Vec<(Checkpoint, Tolerance)>,
     arena: Option<(u32, Tolerance)>,
@@ -321,7 +382,16 @@ impl Build {
         let mut rng = Rng(u64::from(rows) << 32 | u64::from(vocab_size));
         let (batch, num_blocks) = ragged(&mut rng, rows, vocab_size);
         let tensors = Tensors::default();
-        Some(Build { rng, tensors, batch, num_blocks, inputs: Vec::new(), outputs: Vec::new(), arena: None })
+        Some(Build {
+            rng,
+            tensors,
+            batch,
+            num_blocks,
+            kv_cache_dtype: KvCacheDType::F16,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            arena: None,
+        })
     }
 
     fn random(&mut self, checkpoint: Checkpoint, count: u32, amplitude: f32) {
@@ -367,6 +437,7 @@ impl Build {
             weights: self.tensors,
             batch: self.batch,
             num_blocks: self.num_blocks,
+            kv_cache_dtype: self.kv_cache_dtype,
             inputs: self.inputs,
             outputs: self.outputs,
             arena: self.arena,

@@ -1,7 +1,7 @@
 //! Runs one stage on a device and on the oracle and compares what they leave behind.
 
 use kiln::device::reference::Mode;
-use kiln::device::{Batch, BatchSeq, Checkpoint, Device, InputToken, Limits};
+use kiln::device::{Batch, BatchSeq, Checkpoint, Device, InputToken, KvCacheDType, Limits};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::Program;
 
@@ -55,6 +55,7 @@ pub struct Case {
     pub weights: Tensors,
     pub batch: Batch,
     pub num_blocks: u32,
+    pub kv_cache_dtype: KvCacheDType,
     pub inputs: Vec<(Checkpoint, Vec<f32>)>,
     pub outputs: Vec<(Checkpoint, Tolerance)>,
     /// The layer whose whole arena must be as the oracle's: what the step must not touch is NaN.
@@ -81,6 +82,7 @@ impl Case {
             logit_rows_max: (self.batch.num_logit_rows() as u32).max(1),
             block_tokens: BLOCK_TOKENS,
             num_blocks: self.num_blocks,
+            kv_cache_dtype: self.kv_cache_dtype,
             threads: 2,
         }
     }

@@ -11,10 +11,14 @@ mod common;
 mod cases;
 mod harness;
 
+use kiln::device::KvCacheDType;
 use kiln::model::{Activation, RopePairing, Stage};
 use kiln::weights::DType;
 
-use cases::{AttendCase, DeltaCase, EmbedCase, GateUpCase, HeadCase, Post, QkvCase};
+use cases::{AttendCase, CacheCase, DeltaCase, EmbedCase, GateUpCase, HeadCase, Post, QkvCase};
+
+const F16: KvCacheDType = KvCacheDType::F16;
+const INT8: KvCacheDType = KvCacheDType::Int8;
 
 /// Row counts around the panels and vectors of all devices.
 const ODD_ROWS: [u32; 7] = [1, 2, 12, 13, 31, 33, 65];
@@ -122,19 +126,53 @@ fn qkv_of_odd_heads() {
 fn attend_over_ragged_batches_and_scattered_blocks() {
     for rows in ODD_ROWS {
         for window in [None, Some(1), Some(16), Some(40), Some(257)] {
-            AttendCase { heads: (9, 3), head_dim: 64, window, rows }.check();
+            AttendCase { heads: (9, 3), head_dim: 64, kv_cache_dtype: F16, window, rows }.check();
         }
     }
-    AttendCase { heads: (32, 8), head_dim: 128, window: None, rows: 33 }.check();
+    AttendCase { heads: (32, 8), head_dim: 128, kv_cache_dtype: F16, window: None, rows: 33 }.check();
 }
 
 #[test]
 fn attend_of_odd_heads() {
     for head_dim in [32, 48, 80, 96, 128, 256] {
         for heads in [(1, 1), (7, 1), (6, 3), (16, 1)] {
-            AttendCase { heads, head_dim, window: None, rows: 31 }.check();
-            AttendCase { heads, head_dim, window: Some(33), rows: 12 }.check();
+            AttendCase { heads, head_dim, kv_cache_dtype: F16, window: None, rows: 31 }.check();
+            AttendCase { heads, head_dim, kv_cache_dtype: F16, window: Some(33), rows: 12 }.check();
         }
+    }
+}
+
+#[test]
+fn an_int8_cache_has_the_references_bits() {
+    let heads = [(32, DType::Q8_0), (64, DType::Q4_1), (80, DType::Q5_0), (128, DType::F32), (256, DType::Q4_K)];
+    for (head_dim, dtype) in heads {
+        for (rows, biases) in [(1, false), (2, true), (13, false), (33, true)] {
+            CacheCase { kv_cache_dtype: INT8, dtype, head_dim, biases, rows }.check();
+        }
+    }
+}
+
+#[test]
+fn qkv_into_an_int8_cache() {
+    for (rows, norms, pairing) in
+        [(1, false, RopePairing::Adjacent), (2, true, RopePairing::Halves), (13, false, RopePairing::Halves)]
+    {
+        let smol = QkvCase { kv_cache_dtype: INT8, rows, norms, pairing, ..QkvCase::default() };
+        smol.check();
+        QkvCase { heads: (4, 2), head_dim: 48, rotary_dims: 24, ..smol }.check();
+    }
+}
+
+#[test]
+fn attend_over_an_int8_cache() {
+    for rows in ODD_ROWS {
+        for window in [None, Some(40)] {
+            AttendCase { heads: (9, 3), head_dim: 64, kv_cache_dtype: INT8, window, rows }.check();
+        }
+    }
+    for head_dim in [32, 48, 96, 128, 256] {
+        AttendCase { heads: (7, 1), head_dim, kv_cache_dtype: INT8, window: Some(33), rows: 12 }.check();
+        AttendCase { heads: (6, 3), head_dim, kv_cache_dtype: INT8, window: None, rows: 31 }.check();
     }
 }
 

@@ -141,8 +141,8 @@ impl Machine {
             n_batch: args.ubatch_size,
             n_ubatch: args.ubatch_size,
             n_threads: limits.threads,
-            type_k: "f16",
-            type_v: "f16",
+            type_k: limits.kv_cache_dtype.name(),
+            type_v: limits.kv_cache_dtype.name(),
             memory: device.memory(),
         };
         let peak_gbytes_per_s = peak.unwrap_or_else(|| bandwidth::read_gbytes_per_s(limits.threads as usize));

@@ -70,7 +70,7 @@ impl Measure for ParallelTest {
     fn limits(tests: &[ParallelTest], args: &BenchArgs) -> Limits {
         let parallel = tests.iter().map(|test| test.parallel).max().unwrap_or(1);
         let positions = tests.iter().map(|test| test.n_prompt + test.n_gen).max().unwrap_or(1);
-        steps::limits(parallel, positions, args.ubatch_size, args.device.threads())
+        steps::limits(parallel, positions, args.ubatch_size, &args.device)
     }
 
     fn measure(self, machine: &mut Machine, repetitions: u32) -> Result<ParallelResult, CliError> {

@@ -73,7 +73,7 @@ impl Measure for Test {
 
     fn limits(tests: &[Test], args: &BenchArgs) -> Limits {
         let positions = tests.iter().map(Test::positions).max().unwrap_or(1);
-        steps::limits(1, positions, args.ubatch_size, args.device.threads())
+        steps::limits(1, positions, args.ubatch_size, &args.device)
     }
 
     fn measure(self, machine: &mut Machine, repetitions: u32) -> Result<TestResult, CliError> {

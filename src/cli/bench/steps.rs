@@ -4,13 +4,13 @@ use kiln::device::{Batch, BatchSeq, Choice, Device, InputToken, Limits, SampleRo
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{Program, StageCost};
 
-use super::CliError;
+use super::{CliError, DeviceArgs};
 
 /// Positions per KV-cache block.
 const BLOCK_TOKENS: u32 = 16;
 
 /// Limits for `parallel` sequences of `positions` each, in steps of up to `step_rows_max` rows.
-pub fn limits(parallel: u32, positions: u32, step_rows_max: u32, threads: u32) -> Limits {
+pub fn limits(parallel: u32, positions: u32, step_rows_max: u32, device: &DeviceArgs) -> Limits {
     Limits {
         slots_max: parallel,
         context_tokens_max: positions,
@@ -18,7 +18,8 @@ pub fn limits(parallel: u32, positions: u32, step_rows_max: u32, threads: u32) -
         logit_rows_max: parallel.min(step_rows_max),
         block_tokens: BLOCK_TOKENS,
         num_blocks: parallel * positions.div_ceil(BLOCK_TOKENS),
-        threads,
+        kv_cache_dtype: device.kv_cache_dtype.into(),
+        threads: device.threads(),
     }
 }
 
@@ -99,7 +100,7 @@ impl<'a> Sequences<'a> {
         let rows: Vec<SampleRow> = sampled.map(plain).collect();
         let seqs = parts.into_iter().map(|part| self.batch_seq(part)).collect();
         let batch = Batch { starts: Vec::new(), seqs };
-        self.cost = self.cost.plus(self.program.cost(&batch.shape()));
+        self.cost = self.cost.plus(self.program.cost(&batch.shape(self.device.limits().kv_cache_dtype)));
         self.device.submit(&batch)?;
         if !rows.is_empty() {
             self.device.sample(&rows)?;

@@ -4,14 +4,15 @@
 //! keys (Milakov & Gimelshein 2018; Dao et al. 2022), from empty in every segment of 256 keys at absolute positions;
 //! segments merge ascending as (m, l, o). So a row's bits do not depend on which rows it shares a call with, nor on
 //! who computes its segments.
-//! Shapes: up to 12 query rows that share one KV head; keys `[16-key group][head_dim][16]` f16 (lanes = keys), values
-//! `[key][head_dim padded to 16]` f16 (lanes = dimensions).
+//! Shapes: up to 12 query rows that share one KV head; keys and values as in `cache`. Of an int8 cache, scores are `scale_k · (q · k)` and
+//! weighted values `Σ (p · scale_v) · v` over integers k and v, which are exact in f32.
 //! Bytes: keys and values of the segments once per call.
 // SAFETY, for this file: kernels are `unsafe fn`s whose callers vouch for the pointers (they come from `prepare`'s buffers and
 // `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
 #![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 #![allow(clippy::needless_range_loop)] // Indices as in the formulas.
 
+use super::cache::{Cell, KvLayer};
 use super::simd::{Isa, LANES};
 
 /// Query rows of one call.
@@ -24,16 +25,33 @@ pub const SEGMENT_KEYS: usize = 256;
 /// Where one KV head's keys and values of one sequence lie.
 #[derive(Clone, Copy, Debug)]
 pub struct KvView<'a> {
-    /// The layer's arena, at the KV head's keys of block 0.
-    pub keys: *const u16,
-    pub values: *const u16,
-    /// Elements from one block to the next.
-    pub block_stride: usize,
+    /// The KV head's start in block 0.
+    pub head: *const u8,
+    pub layer: &'a KvLayer,
+    pub block_bytes: usize,
     pub block_tokens: usize,
     pub block_table: &'a [crate::ids::BlockId],
-    pub head_dim: usize,
-    /// `head_dim` rounded up to lanes: the stride of values and outputs.
+    /// The head's dimensions rounded up to lanes: the stride of values and outputs.
     pub dim_stride: usize,
+}
+
+impl KvView<'_> {
+    #[inline(always)]
+    unsafe fn head(&self, position: usize) -> *const u8 {
+        unsafe { self.head.add(self.block_table[position / self.block_tokens].index() * self.block_bytes) }
+    }
+
+    /// The cells of `position`, `offset` from the head's start, in rows of `stride` cells.
+    #[inline(always)]
+    unsafe fn place<C: Cell>(&self, position: usize, offset: usize, stride: usize) -> *const u8 {
+        unsafe { self.head(position).add(offset + position % self.block_tokens * stride * C::BYTES) }
+    }
+
+    /// The scales from `position` on, as far as its block goes.
+    #[inline(always)]
+    unsafe fn scales(&self, position: usize, offset: usize) -> *const f32 {
+        unsafe { self.head(position).add(offset).cast::<f32>().add(position % self.block_tokens) }
+    }
 }
 
 /// The state of up to 12 rows: maximum, sum of weights, weighted values (`[row][dim_stride]`).
@@ -69,23 +87,23 @@ pub unsafe fn clear(partial: &Partial, rows: usize, dim_stride: usize) {
 
 /// Runs one segment; `out` is overwritten.
 #[inline(always)]
-pub unsafe fn attend_segment<I: Isa>(call: &AttendCall<'_>) {
+pub unsafe fn attend_segment<I: Isa, C: Cell>(call: &AttendCall<'_>) {
     unsafe {
         match call.rows {
-            1 => segment::<I, 1, 1>(call),
-            2 => segment::<I, 2, 2>(call),
-            3 => segment::<I, 3, 3>(call),
-            4 => segment::<I, 4, 4>(call),
-            5..=6 => segment::<I, 6, 6>(call),
-            7..=8 => segment::<I, 8, 4>(call),
-            _ => segment::<I, 12, 6>(call),
+            1 => segment::<I, C, 1, 1>(call),
+            2 => segment::<I, C, 2, 2>(call),
+            3 => segment::<I, C, 3, 3>(call),
+            4 => segment::<I, C, 4, 4>(call),
+            5..=6 => segment::<I, C, 6, 6>(call),
+            7..=8 => segment::<I, C, 8, 4>(call),
+            _ => segment::<I, C, 12, 6>(call),
         }
     }
 }
 
 /// `R` rows in registers for q·k, `RB` at a time for p·v. Rows past `call.rows` repeat the last one and go nowhere.
 #[inline(always)]
-unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>) {
+unsafe fn segment<I: Isa, C: Cell, const R: usize, const RB: usize>(call: &AttendCall<'_>) {
     unsafe {
         let kv = &call.kv;
         let used = &call.key_end[..call.rows];
@@ -101,10 +119,10 @@ unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>
         while tile < last_key {
             // With few rows a group alone is a short chain of sums that waits for memory: four make one of four times the work.
             if R <= 4 && I::COLS >= 12 && tile + TILE_KEYS - LANES < end_max {
-                score_groups::<I, R, { TILE_KEYS / LANES }>(call, tile, tile, end_max, &mut scores);
+                score_groups::<I, C, R, { TILE_KEYS / LANES }>(call, tile, tile, end_max, &mut scores);
             } else {
                 for base in (tile..tile + TILE_KEYS).step_by(LANES) {
-                    score_groups::<I, R, 1>(call, tile, base, end_max, &mut scores);
+                    score_groups::<I, C, R, 1>(call, tile, base, end_max, &mut scores);
                 }
             }
             let mut rescale = [0f32; R];
@@ -112,10 +130,19 @@ unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>
                 (maxima[r], rescale[r], sums[r]) =
                     softmax_tile::<I>(scores.as_mut_ptr().add(r * TILE_KEYS), maxima[r], sums[r]);
             }
+            if C::IS_SCALED {
+                for base in (tile..last_key.min(tile + TILE_KEYS)).step_by(LANES) {
+                    let scales = I::load(kv.scales(base, kv.layer.value_scales));
+                    for r in 0..R {
+                        let weights = scores.as_mut_ptr().add(r * TILE_KEYS + base - tile);
+                        I::store(weights, I::mul(I::load(weights), scales));
+                    }
+                }
+            }
             let keys = tile.max(start_min)..(tile + TILE_KEYS).min(last_key);
             let mut r = 0;
             while r < R {
-                add_values::<I, RB>(call, &scores, &rescale[r..r + RB], r, tile, keys.clone());
+                add_values::<I, C, RB>(call, &scores, &rescale[r..r + RB], r, tile, keys.clone());
                 r += RB;
             }
             tile += TILE_KEYS;
@@ -129,7 +156,7 @@ unsafe fn segment<I: Isa, const R: usize, const RB: usize>(call: &AttendCall<'_>
 
 /// Scores of `G` groups of 16 keys from key `base` of tile `tile` on. Keys that a row does not see score -inf.
 #[inline(always)]
-unsafe fn score_groups<I: Isa, const R: usize, const G: usize>(
+unsafe fn score_groups<I: Isa, C: Cell, const R: usize, const G: usize>(
     call: &AttendCall<'_>,
     tile: usize,
     base: usize,
@@ -137,31 +164,41 @@ unsafe fn score_groups<I: Isa, const R: usize, const G: usize>(
     scores: &mut [f32; ROWS_MAX * TILE_KEYS],
 ) {
     unsafe {
-        let kv = &call.kv;
+        let (kv, head_dim) = (&call.kv, call.kv.layer.head_dim);
         let row = |r: usize| r.min(call.rows - 1);
         let mut acc = [[I::zero(); R]; G];
         if base < end_max {
-            let keys: [_; G] = std::array::from_fn(|g| key_group(kv, base + g * LANES));
-            let values: [_; G] = std::array::from_fn(|g| value_row(kv, base + g * LANES));
+            let key_group = |position| kv.place::<C>(position, 0, head_dim);
+            let keys: [_; G] = std::array::from_fn(|g| key_group(base + g * LANES));
+            let values: [_; G] =
+                std::array::from_fn(|g| kv.place::<C>(base + g * LANES, kv.layer.values, kv.dim_stride));
             let later = |g: usize| base + (G + g) * LANES;
-            let next: [_; G] =
-                std::array::from_fn(|g| if later(g) < end_max { key_group(kv, later(g)) } else { keys[g] });
-            for d in 0..kv.head_dim {
-                // What is read next: this tile's values, and the next one's keys. A line holds two vectors.
-                if G > 1 && d % 2 == 0 {
+            let next: [_; G] = std::array::from_fn(|g| if later(g) < end_max { key_group(later(g)) } else { keys[g] });
+            for d in 0..head_dim {
+                // What is read next: this tile's values, and the next one's keys, line by line.
+                let at = d * LANES * C::BYTES;
+                if G > 1 && at.is_multiple_of(64) {
                     for g in 0..G {
-                        I::prefetch(values[g].wrapping_add(d * LANES).cast());
-                        I::prefetch(next[g].wrapping_add(d * LANES).cast());
+                        I::prefetch(values[g].wrapping_add(at));
+                        I::prefetch(next[g].wrapping_add(at));
                     }
                 }
                 let mut k = [I::zero(); G];
                 for g in 0..G {
-                    k[g] = I::load_f16(keys[g].add(d * LANES));
+                    k[g] = C::load::<I>(keys[g].add(at));
                 }
                 for r in 0..R {
-                    let q = I::splat(*call.queries.add(row(r) * kv.head_dim + d));
+                    let q = I::splat(*call.queries.add(row(r) * head_dim + d));
                     for g in 0..G {
                         acc[g][r] = I::fma(k[g], q, acc[g][r]);
+                    }
+                }
+            }
+            if C::IS_SCALED {
+                for g in 0..G {
+                    let scales = I::load(kv.scales(base + g * LANES, kv.layer.key_scales));
+                    for r in 0..R {
+                        acc[g][r] = I::mul(acc[g][r], scales);
                     }
                 }
             }
@@ -182,22 +219,6 @@ unsafe fn score_groups<I: Isa, const R: usize, const G: usize>(
                 I::store(scores.as_mut_ptr().add(r * TILE_KEYS + base - tile), s);
             }
         }
-    }
-}
-
-#[inline(always)]
-unsafe fn key_group(kv: &KvView<'_>, position: usize) -> *const u16 {
-    unsafe {
-        let block = kv.block_table[position / kv.block_tokens].index();
-        kv.keys.add(block * kv.block_stride + position % kv.block_tokens * kv.head_dim)
-    }
-}
-
-#[inline(always)]
-unsafe fn value_row(kv: &KvView<'_>, position: usize) -> *const u16 {
-    unsafe {
-        let block = kv.block_table[position / kv.block_tokens].index();
-        kv.values.add(block * kv.block_stride + position % kv.block_tokens * kv.dim_stride)
     }
 }
 
@@ -227,7 +248,7 @@ unsafe fn softmax_tile<I: Isa>(scores: *mut f32, max: f32, sums: I::F) -> (f32, 
 
 /// `values[r] = values[r] * rescale[r] + Σ_j p[r][j] · V[j]`, keys ascending, for `RB` rows from row `first`.
 #[inline(always)]
-unsafe fn add_values<I: Isa, const RB: usize>(
+unsafe fn add_values<I: Isa, C: Cell, const RB: usize>(
     call: &AttendCall<'_>,
     scores: &[f32; ROWS_MAX * TILE_KEYS],
     rescale: &[f32],
@@ -238,18 +259,18 @@ unsafe fn add_values<I: Isa, const RB: usize>(
     unsafe {
         let mut d = 0;
         while d + 4 * LANES <= call.kv.dim_stride {
-            add_value_columns::<I, RB, 4>(call, scores, rescale, first, tile, keys.clone(), d);
+            add_value_columns::<I, C, RB, 4>(call, scores, rescale, first, tile, keys.clone(), d);
             d += 4 * LANES;
         }
         while d < call.kv.dim_stride {
-            add_value_columns::<I, RB, 1>(call, scores, rescale, first, tile, keys.clone(), d);
+            add_value_columns::<I, C, RB, 1>(call, scores, rescale, first, tile, keys.clone(), d);
             d += LANES;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn add_value_columns<I: Isa, const RB: usize, const CV: usize>(
+unsafe fn add_value_columns<I: Isa, C: Cell, const RB: usize, const CV: usize>(
     call: &AttendCall<'_>,
     scores: &[f32; ROWS_MAX * TILE_KEYS],
     rescale: &[f32],
@@ -271,11 +292,11 @@ unsafe fn add_value_columns<I: Isa, const RB: usize, const CV: usize>(
         while key < keys.end {
             // Rows of one block are neighbours: one table look-up per block.
             let run_end = (key / kv.block_tokens * kv.block_tokens + kv.block_tokens).min(keys.end);
-            let mut row = value_row(kv, key).add(d);
+            let mut row = kv.place::<C>(key, kv.layer.values, kv.dim_stride).add(d * C::BYTES);
             while key < run_end {
                 let mut v = [I::zero(); CV];
                 for c in 0..CV {
-                    v[c] = I::load_f16(row.add(c * LANES));
+                    v[c] = C::load::<I>(row.add(c * LANES * C::BYTES));
                 }
                 for r in 0..RB {
                     let p = I::splat(*scores.as_ptr().add((first + r) * TILE_KEYS + key - tile));
@@ -283,7 +304,7 @@ unsafe fn add_value_columns<I: Isa, const RB: usize, const CV: usize>(
                         acc[r][c] = I::fma(p, v[c], acc[r][c]);
                     }
                 }
-                row = row.add(kv.dim_stride);
+                row = row.add(kv.dim_stride * C::BYTES);
                 key += 1;
             }
         }

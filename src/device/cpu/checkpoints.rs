@@ -1,16 +1,11 @@
 //! Reading and feeding the device at the places where devices are compared.
 #![allow(unsafe_code)]
 
-use half::f16;
-
 use crate::device::{Batch, BlockCopy, Checkpoint, DeviceError};
-use crate::ids::BlockId;
 
 use super::CpuDevice;
 use super::plan::{Input, Output, PlannedLinear, PlannedOp, padded};
 use super::shared::Shared;
-use super::simd::LANES;
-use super::step::KvLayer;
 
 impl CpuDevice {
     pub(super) fn read_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
@@ -22,10 +17,17 @@ impl CpuDevice {
                 let positions = seq.position_start + seq.rows;
                 let order = self.cache_order(layer as usize, kv.head_dim, checkpoint);
                 let mut out = vec![0.0; positions * kv.num_kv_heads * kv.head_dim];
-                for (i, out) in out.iter_mut().enumerate() {
-                    let at = self.cache_index(kv, &seq.block_table, &order, checkpoint, i);
-                    // SAFETY: no step is running.
-                    *out = f16::from_bits(unsafe { self.kv.data.slice::<u16>(at, 1)[0] }).to_f32();
+                for (i, head) in out.chunks_exact_mut(kv.head_dim).enumerate() {
+                    let slot = self.kv.slot(kv, i % kv.num_kv_heads, &seq.block_table, i / kv.num_kv_heads);
+                    for (i, &dim) in order.iter().enumerate() {
+                        // SAFETY: no step is running.
+                        head[dim] = unsafe {
+                            match checkpoint {
+                                Checkpoint::Values { .. } => slot.value(self.kv.dtype, i),
+                                _ => slot.key(self.kv.dtype, i),
+                            }
+                        };
+                    }
                 }
                 Ok(out)
             }
@@ -66,10 +68,16 @@ impl CpuDevice {
                 let order = self.cache_order(layer as usize, kv.head_dim, checkpoint);
                 let room = seq.block_table.len() * self.kv.block_tokens * kv.num_kv_heads * kv.head_dim;
                 expect_at_most(checkpoint, room, values.len())?;
-                for (i, value) in values.iter().enumerate() {
-                    let at = self.cache_index(&kv, &seq.block_table, &order, checkpoint, i);
-                    // SAFETY: no step is running, and `&mut self` keeps others out.
-                    unsafe { self.kv.data.slice_mut::<u16>(at, 1)[0] = f16::from_f32(*value).to_bits() };
+                let store = match checkpoint {
+                    Checkpoint::Values { .. } => self.kernels.store_value(self.kv.dtype),
+                    _ => self.kernels.store_key(self.kv.dtype),
+                };
+                let mut x = vec![0.0; padded(kv.head_dim)];
+                for (i, head) in values.chunks_exact(kv.head_dim).enumerate() {
+                    x.iter_mut().zip(&order).for_each(|(x, &dim)| *x = head[dim]);
+                    let slot = self.kv.slot(&kv, i % kv.num_kv_heads, &seq.block_table, i / kv.num_kv_heads);
+                    // SAFETY: no step is running, `&mut self` keeps others out, and `prepare` checked the instruction set.
+                    unsafe { store(&x, &slot) };
                 }
                 Ok(())
             }
@@ -91,11 +99,11 @@ impl CpuDevice {
     }
 
     pub(super) fn copy_now(&mut self, copies: &[BlockCopy]) {
-        let stride = self.kv.layers.first().map_or(0, |layer| layer.block_stride);
+        let stride = self.kv.block_bytes;
         for copy in copies {
             // SAFETY: no step is running; ids were checked when the copy was queued.
             unsafe {
-                let base = self.kv.data.ptr::<u16>();
+                let base = self.kv.data.ptr::<u8>();
                 std::ptr::copy(base.add(copy.from.index() * stride), base.add(copy.to.index() * stride), stride);
             }
         }
@@ -170,29 +178,6 @@ impl CpuDevice {
             },
             _ => None,
         })
-    }
-
-    /// Where element `i` of `[position][kv head][dimension]` lies in the arena.
-    fn cache_index(
-        &self,
-        layer: &KvLayer,
-        block_table: &[BlockId],
-        order: &[usize],
-        checkpoint: Checkpoint,
-        i: usize,
-    ) -> usize {
-        let (dim, head) = (i % layer.head_dim, i / layer.head_dim % layer.num_kv_heads);
-        let position = i / layer.head_dim / layer.num_kv_heads;
-        let block_tokens = self.kv.block_tokens;
-        let (block, slot) = (block_table[position / block_tokens].index(), position % block_tokens);
-        let base = layer.offset + block * layer.block_stride + head * layer.head_stride;
-        match checkpoint {
-            Checkpoint::Values { .. } => base + layer.key_len(block_tokens) + slot * padded(layer.head_dim) + dim,
-            _ => {
-                let dim = order.iter().position(|&d| d == dim).unwrap_or(dim);
-                base + slot / LANES * LANES * layer.head_dim + dim * LANES + slot % LANES
-            }
-        }
     }
 }
 

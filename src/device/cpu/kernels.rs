@@ -3,10 +3,12 @@
 // `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
 #![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
+use crate::device::KvCacheDType;
 use crate::model::Activation;
 use crate::weights::DType;
 
 use super::attend::{AttendCall, Partial};
+use super::cache::KvSlot;
 use super::linear::LinearCall;
 use super::rows::{AddNorm, HeadRow};
 
@@ -76,7 +78,7 @@ impl IsaPath {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernels {
     linear: [unsafe fn(&LinearCall); DType::ALL.len()],
-    pub attend_segment: unsafe fn(&AttendCall<'_>),
+    attend_segment: [unsafe fn(&AttendCall<'_>); 2],
     pub merge: unsafe fn(&Partial, &Partial, usize, usize),
     pub finish: unsafe fn(&Partial, usize, usize, usize, *mut f32),
     pub add_norm: unsafe fn(&mut AddNorm<'_>),
@@ -84,8 +86,8 @@ pub(super) struct Kernels {
     pub float_column: unsafe fn(&[f32], *mut u32, usize, usize),
     pub bf16_column: unsafe fn(&[f32], *mut u32, usize, usize),
     pub finish_head: unsafe fn(&mut HeadRow<'_>),
-    pub store_key: unsafe fn(&[f32], usize, *mut u16, usize),
-    pub store_value: unsafe fn(&[f32], *mut u16),
+    store_key: [unsafe fn(&[f32], &KvSlot); 2],
+    store_value: [unsafe fn(&[f32], &KvSlot); 2],
     pub gate: unsafe fn(Activation, *const f32, *const f32, *mut f32),
     pub prefetch: unsafe fn(*const u8, usize),
 }
@@ -95,6 +97,19 @@ impl Kernels {
     pub fn linear(&self, dtype: DType) -> unsafe fn(&LinearCall) {
         self.linear[dtype as usize]
     }
+
+    /// The attention kernel for a cache of `dtype`.
+    pub fn attend_segment(&self, dtype: KvCacheDType) -> unsafe fn(&AttendCall<'_>) {
+        self.attend_segment[dtype as usize]
+    }
+
+    pub fn store_key(&self, dtype: KvCacheDType) -> unsafe fn(&[f32], &KvSlot) {
+        self.store_key[dtype as usize]
+    }
+
+    pub fn store_value(&self, dtype: KvCacheDType) -> unsafe fn(&[f32], &KvSlot) {
+        self.store_value[dtype as usize]
+    }
 }
 
 /// Compiles every kernel with the features of one instruction set.
@@ -103,6 +118,7 @@ macro_rules! table {
         mod $module {
             use super::*;
             use crate::device::cpu::simd::$isa;
+            use crate::device::cpu::cache::{Cell, F16, Int8};
             use crate::device::cpu::{attend, linear, panel, rows};
 
             pub fn table() -> Kernels {
@@ -123,7 +139,7 @@ macro_rules! table {
                 };
                 Kernels {
                     linear: DType::ALL.map(linear_of),
-                    attend_segment,
+                    attend_segment: [attend_f16, attend_int8],
                     merge,
                     finish,
                     add_norm,
@@ -131,8 +147,8 @@ macro_rules! table {
                     float_column,
                     bf16_column,
                     finish_head,
-                    store_key,
-                    store_value,
+                    store_key: [store_key_f16, store_key_int8],
+                    store_value: [store_value_f16, store_value_int8],
                     gate,
                     prefetch,
                 }
@@ -194,8 +210,13 @@ macro_rules! table {
             }
 
             $(#[$attr])*
-            unsafe fn attend_segment(call: &AttendCall<'_>) {
-                unsafe { attend::attend_segment::<$isa>(call) }
+            unsafe fn attend_f16(call: &AttendCall<'_>) {
+                unsafe { attend::attend_segment::<$isa, F16>(call) }
+            }
+
+            $(#[$attr])*
+            unsafe fn attend_int8(call: &AttendCall<'_>) {
+                unsafe { attend::attend_segment::<$isa, Int8>(call) }
             }
 
             $(#[$attr])*
@@ -234,13 +255,23 @@ macro_rules! table {
             }
 
             $(#[$attr])*
-            unsafe fn store_key(x: &[f32], head_dim: usize, group: *mut u16, lane: usize) {
-                unsafe { rows::store_key::<$isa>(x, head_dim, group, lane) }
+            unsafe fn store_key_f16(x: &[f32], to: &KvSlot) {
+                unsafe { F16::store_key::<$isa>(x, to) }
             }
 
             $(#[$attr])*
-            unsafe fn store_value(x: &[f32], out: *mut u16) {
-                unsafe { rows::store_value::<$isa>(x, out) }
+            unsafe fn store_key_int8(x: &[f32], to: &KvSlot) {
+                unsafe { Int8::store_key::<$isa>(x, to) }
+            }
+
+            $(#[$attr])*
+            unsafe fn store_value_f16(x: &[f32], to: &KvSlot) {
+                unsafe { F16::store_value::<$isa>(x, to) }
+            }
+
+            $(#[$attr])*
+            unsafe fn store_value_int8(x: &[f32], to: &KvSlot) {
+                unsafe { Int8::store_value::<$isa>(x, to) }
             }
 
             $(#[$attr])*

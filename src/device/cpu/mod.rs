@@ -1,10 +1,11 @@
 //! The fast device for CPUs: repacked weights, integer dot products, a pool of threads with one barrier per stage.
 //!
-//! `plan` makes a program ready, `step` runs it, `linear` and `attend` are the kernels, compiled once per
+//! `plan` makes a program ready, `step` runs it, `linear`, `attend` and `cache` are the kernels, compiled once per
 //! instruction set by `kernels`.
 #![allow(unsafe_code)]
 
 mod attend;
+mod cache;
 mod checkpoints;
 mod kernels;
 mod linear;
@@ -31,10 +32,11 @@ use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, InputToken, Limit
 
 pub use kernels::IsaPath;
 
+use cache::KvArena;
 use plan::PlannedOp;
 use pool::{Barrier, Pool};
 use shared::Shared;
-use step::{AttendItem, KvArena, OpCounters, RopeValues, Step, StepRow, StepSeq, Workspace};
+use step::{AttendItem, OpCounters, RopeValues, Step, StepRow, StepSeq, Workspace};
 use worklist::{PARTIALS_MAX, attend_list};
 
 /// The device.
@@ -97,7 +99,7 @@ impl CpuDevice {
         }
         let threads = limits.threads as usize;
         let (ops, weights) = plan::plan(program, weights, threads)?;
-        let kv = prepare::kv_arena(program, limits)?;
+        let kv = KvArena::new(program, limits)?;
         let work = prepare::workspace(program, &ops, limits)?;
         let pool = Pool::new(threads).map_err(|e| DeviceError::Unsupported {
             subject: "threads".into(),

@@ -1,14 +1,14 @@
-//! What `prepare` allocates, once: cache, workspace, tables.
+//! What `prepare` allocates, once, beside weights and cache: workspace, tables.
 
 use crate::device::{DeviceError, Limits};
-use crate::model::{Epilogue, Program, StageOp};
+use crate::model::Program;
 
 use super::attend::ROWS_MAX;
 use super::panel::{PANEL_COLS, panel_words};
 use super::plan::{Input, Output, PlannedOp, padded};
 use super::shared::Shared;
 use super::simd::LANES;
-use super::step::{KvArena, KvLayer, RopeValues, Strides, Workspace, partial_len};
+use super::step::{RopeValues, Strides, Workspace, partial_len};
 use super::tile::TILE_ROWS;
 use super::worklist::PARTIALS_MAX;
 
@@ -25,39 +25,6 @@ pub fn check_limits(limits: &Limits) -> Result<(), DeviceError> {
         return Err(unsupported("threads", "at least 1", 0));
     }
     Ok(())
-}
-
-/// One arena: `[block][layer][kv head]{keys [16-key group][dim][16], values [key][padded dim]}`. All layers of a block are
-/// neighbours, so that a short context touches little memory and a block is copied in one piece.
-pub fn kv_arena(program: &Program, limits: &Limits) -> Result<KvArena, DeviceError> {
-    let block_tokens = limits.block_tokens as usize;
-    let mut layers = vec![None; program.num_layers()];
-    for op in &program.ops {
-        let (layer, num_kv_heads, head_dim) = match op {
-            StageOp::Attend(op) => (op.layer, op.num_kv_heads, op.head_dim),
-            StageOp::Linear(op) => match &op.epilogue {
-                Epilogue::Qkv(e) => (op.layer, e.num_kv_heads, e.head_dim),
-                _ => continue,
-            },
-            StageOp::Embed(_) => continue,
-        };
-        layers[layer as usize] = Some((num_kv_heads as usize, head_dim as usize));
-    }
-    let mut offset = 0;
-    let mut layers: Vec<KvLayer> = layers
-        .into_iter()
-        .map(|shape| {
-            let (num_kv_heads, head_dim) = shape.unwrap_or((0, 0));
-            let head_stride = (head_dim + padded(head_dim)) * block_tokens;
-            let layer = KvLayer { offset, block_stride: 0, head_stride, num_kv_heads, head_dim };
-            offset += num_kv_heads * head_stride;
-            layer
-        })
-        .collect();
-    layers.iter_mut().for_each(|layer| layer.block_stride = offset);
-    let bytes = 2 * offset as u64 * u64::from(limits.num_blocks);
-    let data = Shared::new("the KV arena", bytes, "--ctx-size")?;
-    Ok(KvArena { data, layers, block_tokens })
 }
 
 /// Buffers for the limits: whole panels of rows, whole vectors per row.

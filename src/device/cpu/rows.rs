@@ -96,30 +96,6 @@ pub unsafe fn finish_head<I: Isa>(row: &mut HeadRow<'_>) {
     }
 }
 
-/// Stores a key head into its lane of a 16-key group `[head_dim][16]`.
-#[inline(always)]
-pub unsafe fn store_key<I: Isa>(x: &[f32], head_dim: usize, group: *mut u16, lane: usize) {
-    unsafe {
-        for d in (0..head_dim).step_by(LANES) {
-            let mut lanes = [0u16; LANES];
-            I::store_f16(lanes.as_mut_ptr(), I::load(x.as_ptr().add(d)));
-            for (i, bits) in lanes.iter().enumerate().take(head_dim - d) {
-                *group.add((d + i) * LANES + lane) = *bits;
-            }
-        }
-    }
-}
-
-/// Stores a value head, padding included.
-#[inline(always)]
-pub unsafe fn store_value<I: Isa>(x: &[f32], out: *mut u16) {
-    unsafe {
-        for d in (0..x.len()).step_by(LANES) {
-            I::store_f16(out.add(d), I::load(x.as_ptr().add(d)));
-        }
-    }
-}
-
 /// `out = activation(gate) * up` over whole vectors.
 #[inline(always)]
 pub unsafe fn gate<I: Isa>(activation: Activation, gate: *const f32, up: *const f32, out: *mut f32) {

@@ -13,6 +13,7 @@ use crate::model::AttendOp;
 use crate::weights::DType;
 
 use super::attend::{self, AttendCall, KvView, Partial, ROWS_MAX, SEGMENT_KEYS};
+use super::cache::KvArena;
 use super::kernels::Kernels;
 use super::linear::LinearCall;
 use super::panel::{PANEL_COLS, padded_cols, panel_words};
@@ -50,31 +51,6 @@ pub struct Workspace {
     pub scratch_len: usize,
     /// Split attention's partial states.
     pub partials: Shared,
-}
-
-/// The cache of all layers.
-#[derive(Debug)]
-pub struct KvArena {
-    pub data: Shared,
-    pub layers: Vec<KvLayer>,
-    pub block_tokens: usize,
-}
-
-/// One layer's place in every block of the arena, in f16 elements: `[kv head]{keys, values}`.
-#[derive(Clone, Copy, Debug)]
-pub struct KvLayer {
-    pub offset: usize,
-    pub block_stride: usize,
-    pub head_stride: usize,
-    pub num_kv_heads: usize,
-    pub head_dim: usize,
-}
-
-impl KvLayer {
-    /// Elements of one KV head's keys in a block.
-    pub fn key_len(&self, block_tokens: usize) -> usize {
-        self.head_dim * block_tokens
-    }
 }
 
 /// Cosine and sine tables, `[position][half]`.
@@ -421,32 +397,20 @@ impl Step<'_> {
             cos: &rope.cos[at..at + half],
             sin: &rope.sin[at..at + half],
         };
-        let layer = &self.kv.layers[op.layer];
-        let block_tokens = self.kv.block_tokens;
-        let slot = info.position % block_tokens;
+        let (layer, dtype) = (&self.kv.layers[op.layer], self.kv.dtype);
         // SAFETY: the block belongs to this row's sequence and each (row, head) is written by one thread; readers come
         // after the barrier.
         unsafe {
             (self.kernels.finish_head)(&mut call);
             let x = &call.x[..];
-            let cache = |head: usize| {
-                let block = self.seqs[info.seq].block_table[info.position / block_tokens].index();
-                let at = layer.offset + block * layer.block_stride + head * layer.head_stride;
-                self.kv.data.ptr::<u16>().add(at)
-            };
+            let slot = |head| self.kv.slot(layer, head, &self.seqs[info.seq].block_table, info.position);
             match output {
                 UnitOutput::Query(head) => {
                     let at = row * self.work.strides.query + head * qkv.head_dim;
                     self.work.query.slice_mut::<f32>(at, qkv.head_dim).copy_from_slice(&x[..qkv.head_dim]);
                 }
-                UnitOutput::Key(head) => {
-                    let group = cache(head).add(slot / LANES * LANES * qkv.head_dim);
-                    (self.kernels.store_key)(x, qkv.head_dim, group, slot % LANES);
-                }
-                UnitOutput::Value(head) => {
-                    let at = cache(head).add(layer.key_len(block_tokens) + slot * stride);
-                    (self.kernels.store_value)(x, at);
-                }
+                UnitOutput::Key(head) => self.kernels.store_key(dtype)(x, &slot(head)),
+                UnitOutput::Value(head) => self.kernels.store_value(dtype)(x, &slot(head)),
                 _ => {}
             }
         }
@@ -485,15 +449,14 @@ impl Step<'_> {
                     *scratch.add(i * head_dim + d) = q * scale;
                 }
             }
-            let kv_base = self.kv.data.ptr::<u16>().add(layer.offset + item.kv_head * layer.head_stride);
+            let attend_segment = self.kernels.attend_segment(self.kv.dtype);
             let mut call = AttendCall {
                 kv: KvView {
-                    keys: kv_base,
-                    values: kv_base.add(layer.key_len(self.kv.block_tokens)),
-                    block_stride: layer.block_stride,
+                    head: self.kv.data.ptr::<u8>().add(layer.offset + item.kv_head * layer.head_stride),
+                    layer,
+                    block_bytes: self.kv.block_bytes,
                     block_tokens: self.kv.block_tokens,
                     block_table: &seq.block_table,
-                    head_dim,
                     dim_stride,
                 },
                 rows: item.pairs,
@@ -510,7 +473,7 @@ impl Step<'_> {
                     attend::clear(&total, item.pairs, dim_stride);
                     for segment in key_start[0] as usize / SEGMENT_KEYS..last.div_ceil(SEGMENT_KEYS) {
                         call.segment = segment;
-                        (self.kernels.attend_segment)(&call);
+                        attend_segment(&call);
                         (self.kernels.merge)(&total, &call.out, item.pairs, dim_stride);
                     }
                 }
@@ -523,7 +486,7 @@ impl Step<'_> {
                     };
                     call.segment = split.segment;
                     call.out = slot(split.segment - split.segment_first);
-                    (self.kernels.attend_segment)(&call);
+                    attend_segment(&call);
                     // The last of the pairs' segments to finish merges all of them, in order.
                     let counter = &self.attend_counters[split.counter];
                     if counter.fetch_add(1, Ordering::AcqRel) + 1 < split.segments {

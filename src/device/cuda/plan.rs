@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{DeviceError, Limits};
+use crate::device::{DeviceError, KvCacheDType, Limits};
 use crate::model::{
     Activation, DeltaInput, EmbedOp, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing, Stage, StageOp,
 };
@@ -157,6 +157,10 @@ fn unsupported(subject: &str, expected: &str, found: impl ToString) -> DeviceErr
 fn check(program: &Program, limits: &Limits) -> Result<(), DeviceError> {
     if limits.block_tokens == 0 || !limits.block_tokens.is_multiple_of(16) {
         return Err(unsupported("block_tokens", "a multiple of 16", limits.block_tokens));
+    }
+    if limits.kv_cache_dtype != KvCacheDType::F16 {
+        let expected = "f16 on the CUDA device, which has no 8-bit cache yet";
+        return Err(unsupported("kv_cache_dtype", expected, limits.kv_cache_dtype.name()));
     }
     for op in &program.ops {
         match op {

@@ -1,8 +1,11 @@
-//! The paged cache in its logical layout: per layer `[block][position in block][kv head][dimension]`, f16.
+//! The paged cache in its logical layout: per layer `[block][position in block][kv head][dimension]`.
+
+use std::ops::Range;
 
 use half::f16;
 
-use crate::device::{BlockCopy, DeviceError, Limits};
+use crate::device::quant::quantise_block;
+use crate::device::{BlockCopy, DeviceError, KvCacheDType, Limits};
 use crate::ids::BlockId;
 use crate::model::{Epilogue, Program, StageOp};
 
@@ -23,8 +26,20 @@ pub struct Cache {
 struct Layer {
     /// Elements of one position: all KV heads.
     row: usize,
-    keys: Vec<f16>,
-    values: Vec<f16>,
+    keys: Arena,
+    values: Arena,
+}
+
+/// All keys, or all values, of a layer.
+#[derive(Debug)]
+enum Arena {
+    F16(Vec<f16>),
+    /// With a scale for every head of `head_dim` elements.
+    Int8 {
+        integers: Vec<i8>,
+        scales: Vec<f32>,
+        head_dim: usize,
+    },
 }
 
 impl Cache {
@@ -43,13 +58,14 @@ impl Cache {
             };
             let row = heads as usize * head_dim as usize;
             let elements = limits.num_blocks as usize * block_tokens * row;
-            layers[layer as usize] = Layer { row, keys: arena(elements)?, values: arena(elements)? };
+            let arena = || Arena::new(limits.kv_cache_dtype, elements, head_dim as usize);
+            layers[layer as usize] = Layer { row, keys: arena()?, values: arena()? };
         }
         Ok(Cache { layers, block_tokens })
     }
 
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(|l| size_of_val(&l.keys[..]) + size_of_val(&l.values[..])).sum::<usize>() as u64
+        self.layers.iter().map(|l| l.keys.bytes() + l.values.bytes()).sum::<usize>() as u64
     }
 
     /// Elements of one position of `layer`; `None` for a layer without a cache.
@@ -65,10 +81,10 @@ impl Cache {
             Part::Keys => &layer.keys,
             Part::Values => &layer.values,
         };
-        arena[at..at + layer.row].iter().map(|x| x.to_f32()).collect()
+        arena.read(at..at + layer.row)
     }
 
-    /// Stores the row of `position`, rounded to f16, ties to even.
+    /// Stores the row of `position`, rounded to the cache's type.
     pub fn write(&mut self, part: Part, layer: u32, table: &[BlockId], position: usize, row: &[f32]) {
         let at = self.offset(layer, table, position);
         let layer = &mut self.layers[layer as usize];
@@ -76,15 +92,15 @@ impl Cache {
             Part::Keys => &mut layer.keys,
             Part::Values => &mut layer.values,
         };
-        arena[at..at + layer.row].iter_mut().zip(row).for_each(|(out, x)| *out = f16::from_f32(*x));
+        arena.write(at, row);
     }
 
     pub fn copy(&mut self, copy: &BlockCopy) {
         for layer in &mut self.layers {
             let block = self.block_tokens * layer.row;
             let (from, to) = (copy.from.index() * block, copy.to.index() * block);
-            layer.keys.copy_within(from..from + block, to);
-            layer.values.copy_within(from..from + block, to);
+            layer.keys.copy(from..from + block, to);
+            layer.values.copy(from..from + block, to);
         }
     }
 
@@ -94,14 +110,70 @@ impl Cache {
     }
 }
 
-fn arena(elements: usize) -> Result<Vec<f16>, DeviceError> {
-    let mut arena = Vec::new();
-    arena.try_reserve_exact(elements).map_err(|error| DeviceError::OutOfMemory {
+impl Default for Arena {
+    fn default() -> Arena {
+        Arena::F16(Vec::new())
+    }
+}
+
+/// Ranges are of elements, and hold whole heads.
+impl Arena {
+    fn new(dtype: KvCacheDType, elements: usize, head_dim: usize) -> Result<Arena, DeviceError> {
+        Ok(match dtype {
+            KvCacheDType::F16 => Arena::F16(zeros(elements)?),
+            KvCacheDType::Int8 => {
+                Arena::Int8 { integers: zeros(elements)?, scales: zeros(elements / head_dim)?, head_dim }
+            }
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Arena::F16(values) => size_of_val(&values[..]),
+            Arena::Int8 { integers, scales, .. } => size_of_val(&integers[..]) + size_of_val(&scales[..]),
+        }
+    }
+
+    fn read(&self, range: Range<usize>) -> Vec<f32> {
+        match self {
+            Arena::F16(values) => values[range].iter().map(|x| x.to_f32()).collect(),
+            Arena::Int8 { integers, scales, head_dim } => {
+                range.map(|i| f32::from(integers[i]) * scales[i / head_dim]).collect()
+            }
+        }
+    }
+
+    fn write(&mut self, at: usize, row: &[f32]) {
+        match self {
+            Arena::F16(values) => values[at..].iter_mut().zip(row).for_each(|(out, x)| *out = f16::from_f32(*x)),
+            Arena::Int8 { integers, scales, head_dim } => {
+                let heads = integers[at..].chunks_exact_mut(*head_dim).zip(&mut scales[at / *head_dim..]);
+                for ((integers, scale), x) in heads.zip(row.chunks_exact(*head_dim)) {
+                    (*scale, _) = quantise_block(x, integers);
+                }
+            }
+        }
+    }
+
+    fn copy(&mut self, from: Range<usize>, to: usize) {
+        match self {
+            Arena::F16(values) => values.copy_within(from, to),
+            Arena::Int8 { integers, scales, head_dim } => {
+                scales.copy_within(from.start / *head_dim..from.end / *head_dim, to / *head_dim);
+                integers.copy_within(from, to);
+            }
+        }
+    }
+}
+
+fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, DeviceError> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(count).map_err(|error| DeviceError::OutOfMemory {
         purpose: "the KV arena",
-        bytes: 2 * elements as u64,
+        bytes: (count * size_of::<T>()) as u64,
         reason: error.to_string(),
         flag: "--ctx-size",
     })?;
-    arena.resize(elements, f16::ZERO);
-    Ok(arena)
+    zeros.resize(count, T::default());
+    Ok(zeros)
 }

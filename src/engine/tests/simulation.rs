@@ -130,6 +130,7 @@ fn run(seed: u64, met: &mut Met) {
         logit_rows_max: 1 + rng.below(4),
         block_tokens: 4,
         num_blocks: 8 + rng.below(12),
+        kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     };
     let num_blocks = limits.num_blocks;

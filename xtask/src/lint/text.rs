@@ -11,6 +11,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/device/cpu/simd/", "vector instructions"),
     ("src/device/cpu/linear.rs", "kernel: streams weights by pointer"),
     ("src/device/cpu/attend.rs", "kernel: streams the cache by pointer"),
+    ("src/device/cpu/cache.rs", "kernel: loads and stores cells of the cache by pointer"),
     ("src/device/cpu/rows.rs", "kernel: rows by vectors"),
     ("src/device/cpu/panel.rs", "kernel: threads write columns of one panel"),
     ("src/device/cpu/kernels.rs", "kernels compiled for an instruction set and called by pointer"),
