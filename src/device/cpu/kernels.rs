@@ -156,57 +156,57 @@ macro_rules! table {
 
             $(#[$attr])*
             unsafe fn q4_0(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q4_0>(call) }
+                unsafe { linear::linear::<$isa, linear::Q4_0>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q4_1(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q4_1>(call) }
+                unsafe { linear::linear::<$isa, linear::Q4_1>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q5_0(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q5_0>(call) }
+                unsafe { linear::linear::<$isa, linear::Q5_0>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q5_1(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q5_1>(call) }
+                unsafe { linear::linear::<$isa, linear::Q5_1>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q8_0(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q8_0>(call) }
+                unsafe { linear::linear::<$isa, linear::Q8_0>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q4_k(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q4_K>(call) }
+                unsafe { linear::linear::<$isa, linear::Q4_K>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q5_k(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q5_K>(call) }
+                unsafe { linear::linear::<$isa, linear::Q5_K>(call) }
             }
 
             $(#[$attr])*
             unsafe fn q6_k(call: &LinearCall) {
-                unsafe { linear::linear_quantised::<$isa, linear::Q6_K>(call) }
+                unsafe { linear::linear::<$isa, linear::Q6_K>(call) }
             }
 
             $(#[$attr])*
             unsafe fn f32_weights(call: &LinearCall) {
-                unsafe { linear::linear_float::<$isa, linear::F32>(call) }
+                unsafe { linear::linear::<$isa, linear::OfFloats<linear::F32>>(call) }
             }
 
             $(#[$attr])*
             unsafe fn f16_weights(call: &LinearCall) {
-                unsafe { linear::linear_float::<$isa, linear::F16>(call) }
+                unsafe { linear::linear::<$isa, linear::OfFloats<linear::F16>>(call) }
             }
 
             $(#[$attr])*
             unsafe fn bf16_weights(call: &LinearCall) {
-                unsafe { linear::linear_bf16::<$isa, linear::TwoFmas>(call) }
+                unsafe { linear::linear::<$isa, linear::OfFloats<linear::BF16>>(call) }
             }
 
             $(#[$attr])*
@@ -302,7 +302,7 @@ mod native_bf16 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
     pub unsafe fn bf16_weights(call: &LinearCall) {
-        unsafe { linear::linear_bf16::<Avx512, NativePairs>(call) }
+        unsafe { linear::linear::<Avx512, linear::OfFloats<NativePairs>>(call) }
     }
 
     /// Runs 64 sums of 64 products both ways and compares bits. Call only where the instruction exists.

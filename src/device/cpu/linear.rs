@@ -10,6 +10,8 @@
 #![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 #![allow(clippy::needless_range_loop)] // Indices as in the formulas.
 
+use std::marker::PhantomData;
+
 use crate::weights::DType;
 
 use super::panel::{META_ROWS, Meta, record_words};
@@ -263,188 +265,89 @@ pub unsafe fn prefetch<I: Isa>(from: *const u8, bytes: usize) {
 
 const _: () = assert!(META_ROWS == 5);
 
-/// All tiles of a call in a quantised format.
+/// A format of weights, and how a tile of it meets a panel.
+pub trait Product<I: Isa> {
+    const IS_FLOAT: bool;
+    /// Whether a tile can meet all 12 columns of a panel in 32 registers; otherwise half of them.
+    const IS_LEAN: bool;
+
+    /// `NT` tiles against `NC` of a panel's `S` columns, the whole of K.
+    unsafe fn block<const NT: usize, const NC: usize, const S: usize>(call: &LinearCall, tile: usize, column: usize);
+}
+
+/// All tiles of a call.
 #[inline(always)]
-pub unsafe fn linear_quantised<I: Isa, Q: Quantised>(call: &LinearCall) {
+pub unsafe fn linear<I: Isa, P: Product<I>>(call: &LinearCall) {
+    let (wide, floats) = (I::COLS >= 12, P::IS_FLOAT);
+    let mut tile = 0;
     unsafe {
-        let mut tile = 0;
         match call.panel_cols {
             1 => {
-                while tile + 4 <= call.tiles && I::COLS >= 12 {
-                    block::<I, Q, 4, 1, 1>(call, tile, 0);
-                    tile += 4;
+                if wide || floats {
+                    pass::<I, P, 4, 1, 1>(call, &mut tile);
                 }
-                while tile + 2 <= call.tiles {
-                    block::<I, Q, 2, 1, 1>(call, tile, 0);
-                    tile += 2;
-                }
-                while tile < call.tiles {
-                    block::<I, Q, 1, 1, 1>(call, tile, 0);
-                    tile += 1;
-                }
+                pass::<I, P, 2, 1, 1>(call, &mut tile);
+                pass::<I, P, 1, 1, 1>(call, &mut tile);
             }
             2 => {
-                while tile + 2 <= call.tiles {
-                    block::<I, Q, 2, 2, 2>(call, tile, 0);
-                    tile += 2;
-                }
-                while tile < call.tiles {
-                    block::<I, Q, 1, 2, 2>(call, tile, 0);
-                    tile += 1;
-                }
+                pass::<I, P, 2, 2, 2>(call, &mut tile);
+                pass::<I, P, 1, 2, 2>(call, &mut tile);
             }
-            4 => {
-                for tile in 0..call.tiles {
-                    block::<I, Q, 1, 4, 4>(call, tile, 0);
-                }
-            }
+            4 => pass::<I, P, 1, 4, 4>(call, &mut tile),
             8 => {
-                for tile in 0..call.tiles {
-                    block::<I, Q, 1, 4, 8>(call, tile, 0);
-                    block::<I, Q, 1, 4, 8>(call, tile, 4);
+                if wide && floats {
+                    pass::<I, P, 2, 4, 8>(call, &mut tile);
+                } else if wide && P::IS_LEAN {
+                    pass::<I, P, 1, 8, 8>(call, &mut tile);
                 }
+                pass::<I, P, 1, 4, 8>(call, &mut tile);
             }
             12 => {
-                for tile in 0..call.tiles {
-                    if I::COLS >= 12 && !matches!(Q::DTYPE, DType::Q6_K) {
-                        block::<I, Q, 1, 12, 12>(call, tile, 0);
-                    } else if I::COLS >= 12 {
-                        block::<I, Q, 1, 6, 12>(call, tile, 0);
-                        block::<I, Q, 1, 6, 12>(call, tile, 6);
-                    } else {
-                        block::<I, Q, 1, 4, 12>(call, tile, 0);
-                        block::<I, Q, 1, 4, 12>(call, tile, 4);
-                        block::<I, Q, 1, 4, 12>(call, tile, 8);
-                    }
+                if wide && floats {
+                    // 12 sums, 6 activations and 2 weights in registers. With all 12 columns the compiler keeps 12
+                    // activations beside 24 sums, and spills.
+                    pass::<I, P, 2, 6, 12>(call, &mut tile);
+                } else if wide && P::IS_LEAN {
+                    pass::<I, P, 1, 12, 12>(call, &mut tile);
+                } else if wide {
+                    pass::<I, P, 1, 6, 12>(call, &mut tile);
                 }
+                pass::<I, P, 1, 4, 12>(call, &mut tile);
             }
             other => unreachable!("panels have 1, 2, 4, 8 or 12 columns, not {other}"),
         }
     }
 }
 
-/// A float format: `[k][16 rows]`.
-pub trait Float {
-    const BYTES: usize;
-    unsafe fn lanes<I: Isa>(p: *const u8) -> I::F;
-}
-
+/// Tiles from `tile` on, `NT` at a time while so many are left, each against all columns.
 #[inline(always)]
-unsafe fn float_block<I: Isa, W: Float, const NT: usize, const NC: usize, const S: usize>(
+unsafe fn pass<I: Isa, P: Product<I>, const NT: usize, const NC: usize, const S: usize>(
     call: &LinearCall,
-    tile: usize,
-    column: usize,
+    tile: &mut usize,
 ) {
-    unsafe {
-        let weights = call.weights.add(tile * call.tile_bytes);
-        let panel = call.panel.cast::<f32>().add(column);
-        let mut totals = [[I::zero(); NC]; NT];
-        let mut first = 0;
-        while first < call.cols {
-            let end = (first + call.segment_blocks * 32).min(call.cols);
-            let mut sums = [[I::zero(); NC]; NT];
-            for k in first..end {
-                for t in 0..NT {
-                    let at = weights.add(t * call.tile_bytes + k * LANES * W::BYTES);
-                    if NC == 1 {
-                        I::prefetch(at.wrapping_add(PREFETCH_BYTES));
-                    }
-                    let w = W::lanes::<I>(at);
-                    for c in 0..NC {
-                        sums[t][c] = I::fma(w, I::splat(*panel.add(k * S + c)), sums[t][c]);
-                    }
-                }
-            }
-            for t in 0..NT {
-                for c in 0..NC {
-                    totals[t][c] = I::add(totals[t][c], sums[t][c]);
-                }
-            }
-            first = end;
+    while *tile + NT <= call.tiles {
+        let mut column = 0;
+        while column < S {
+            unsafe { P::block::<NT, NC, S>(call, *tile, column) };
+            column += NC;
         }
-        store::<I, NT, NC>(call, tile, column, &totals);
+        *tile += NT;
     }
 }
 
-/// All tiles of a call in a float format.
-#[inline(always)]
-pub unsafe fn linear_float<I: Isa, W: Float>(call: &LinearCall) {
-    unsafe {
-        let mut tile = 0;
-        match call.panel_cols {
-            1 => {
-                while tile + 4 <= call.tiles {
-                    float_block::<I, W, 4, 1, 1>(call, tile, 0);
-                    tile += 4;
-                }
-                while tile < call.tiles {
-                    float_block::<I, W, 1, 1, 1>(call, tile, 0);
-                    tile += 1;
-                }
-            }
-            2 => {
-                while tile + 2 <= call.tiles {
-                    float_block::<I, W, 2, 2, 2>(call, tile, 0);
-                    tile += 2;
-                }
-                while tile < call.tiles {
-                    float_block::<I, W, 1, 2, 2>(call, tile, 0);
-                    tile += 1;
-                }
-            }
-            4 => {
-                for tile in 0..call.tiles {
-                    float_block::<I, W, 1, 4, 4>(call, tile, 0);
-                }
-            }
-            8 => {
-                for tile in 0..call.tiles {
-                    float_block::<I, W, 1, 4, 8>(call, tile, 0);
-                    float_block::<I, W, 1, 4, 8>(call, tile, 4);
-                }
-            }
-            12 => {
-                // Two tiles against half a panel: 12 sums, 6 activations and 2 weights in registers. With all 12
-                // columns the compiler keeps 12 activations beside 24 sums, and spills.
-                while tile + 2 <= call.tiles && I::COLS >= 12 {
-                    float_block::<I, W, 2, 6, 12>(call, tile, 0);
-                    float_block::<I, W, 2, 6, 12>(call, tile, 6);
-                    tile += 2;
-                }
-                while tile < call.tiles {
-                    float_block::<I, W, 1, 4, 12>(call, tile, 0);
-                    float_block::<I, W, 1, 4, 12>(call, tile, 4);
-                    float_block::<I, W, 1, 4, 12>(call, tile, 8);
-                    tile += 1;
-                }
-            }
-            other => unreachable!("panels have 1, 2, 4, 8 or 12 columns, not {other}"),
-        }
-    }
-}
+/// A float format: `[k / K][16 rows]` weights of `K` columns each, against words of a panel that hold as many activations.
+pub trait Floats<I: Isa> {
+    const K: usize;
+    const BYTES: usize;
+    type Weights: Copy;
 
-/// bf16 weights times bf16 activations, two of K at a time: `[k / 2][16 rows]` words that hold k in their high and k + 1
-/// in their low half. The sums are those of two fused multiply–adds, k ascending: products of bf16 are exact in f32.
-pub trait PairDot<I: Isa> {
-    unsafe fn dot(acc: I::F, w: I::B, a: u32) -> I::F;
-}
-
-/// Two fused multiply–adds on any instruction set.
-#[derive(Clone, Copy, Debug)]
-pub struct TwoFmas;
-
-impl<I: Isa> PairDot<I> for TwoFmas {
-    #[inline(always)]
-    unsafe fn dot(acc: I::F, w: I::B, a: u32) -> I::F {
-        unsafe {
-            let high = I::fma(I::bytes_high(w), I::splat(f32::from_bits(a & 0xffff_0000)), acc);
-            I::fma(I::bytes_to_f(I::bytes_shl::<16>(w)), I::splat(f32::from_bits(a << 16)), high)
-        }
-    }
+    unsafe fn load(p: *const u8) -> Self::Weights;
+    /// `sum + Σ w·a` over the `K` columns, ascending.
+    unsafe fn add(sum: I::F, w: Self::Weights, a: u32) -> I::F;
 }
 
 #[inline(always)]
-unsafe fn pair_block<I: Isa, D: PairDot<I>, const NT: usize, const NC: usize, const S: usize>(
+unsafe fn float_block<I: Isa, W: Floats<I>, const NT: usize, const NC: usize, const S: usize>(
     call: &LinearCall,
     tile: usize,
     column: usize,
@@ -452,21 +355,21 @@ unsafe fn pair_block<I: Isa, D: PairDot<I>, const NT: usize, const NC: usize, co
     unsafe {
         let weights = call.weights.add(tile * call.tile_bytes);
         let panel = call.panel.add(column);
-        let pairs = call.cols.div_ceil(2);
+        let steps = call.cols.div_ceil(W::K);
         let mut totals = [[I::zero(); NC]; NT];
         let mut first = 0;
-        while first < pairs {
-            let end = (first + call.segment_blocks * 16).min(pairs);
+        while first < steps {
+            let end = (first + call.segment_blocks * (32 / W::K)).min(steps);
             let mut sums = [[I::zero(); NC]; NT];
-            for pair in first..end {
+            for k in first..end {
                 for t in 0..NT {
-                    let at = weights.add(t * call.tile_bytes + pair * LANES * 4);
+                    let at = weights.add(t * call.tile_bytes + k * LANES * W::BYTES);
                     if NC == 1 {
                         I::prefetch(at.wrapping_add(PREFETCH_BYTES));
                     }
-                    let w = I::bytes_load(at);
+                    let w = W::load(at);
                     for c in 0..NC {
-                        sums[t][c] = D::dot(sums[t][c], w, *panel.add(pair * S + c));
+                        sums[t][c] = W::add(sums[t][c], w, *panel.add(k * S + c));
                     }
                 }
             }
@@ -481,40 +384,78 @@ unsafe fn pair_block<I: Isa, D: PairDot<I>, const NT: usize, const NC: usize, co
     }
 }
 
-/// All tiles of a call in bf16.
-#[inline(always)]
-pub unsafe fn linear_bf16<I: Isa, D: PairDot<I>>(call: &LinearCall) {
-    unsafe {
-        let mut tile = 0;
-        while tile < call.tiles {
-            let two = tile + 2 <= call.tiles;
-            match (call.panel_cols, two) {
-                (1, _) if tile + 4 <= call.tiles => {
-                    pair_block::<I, D, 4, 1, 1>(call, tile, 0);
-                    tile += 4;
-                    continue;
-                }
-                (1, _) => pair_block::<I, D, 1, 1, 1>(call, tile, 0),
-                (2, _) => pair_block::<I, D, 1, 2, 2>(call, tile, 0),
-                (4, _) => pair_block::<I, D, 1, 4, 4>(call, tile, 0),
-                (8, _) => {
-                    pair_block::<I, D, 1, 4, 8>(call, tile, 0);
-                    pair_block::<I, D, 1, 4, 8>(call, tile, 4);
-                }
-                (12, true) if I::COLS >= 12 => {
-                    pair_block::<I, D, 2, 6, 12>(call, tile, 0);
-                    pair_block::<I, D, 2, 6, 12>(call, tile, 6);
-                    tile += 2;
-                    continue;
-                }
-                (12, _) => {
-                    pair_block::<I, D, 1, 4, 12>(call, tile, 0);
-                    pair_block::<I, D, 1, 4, 12>(call, tile, 4);
-                    pair_block::<I, D, 1, 4, 12>(call, tile, 8);
-                }
-                (other, _) => unreachable!("panels have 1, 2, 4, 8 or 12 columns, not {other}"),
-            }
-            tile += 1;
+/// The product with a float format.
+#[derive(Clone, Copy, Debug)]
+pub struct OfFloats<W>(PhantomData<W>);
+
+impl<I: Isa, W: Floats<I>> Product<I> for OfFloats<W> {
+    const IS_FLOAT: bool = true;
+    const IS_LEAN: bool = true;
+
+    #[inline(always)]
+    unsafe fn block<const NT: usize, const NC: usize, const S: usize>(call: &LinearCall, tile: usize, column: usize) {
+        unsafe { float_block::<I, W, NT, NC, S>(call, tile, column) }
+    }
+}
+
+/// f32 weights.
+#[derive(Clone, Copy, Debug)]
+pub struct F32;
+/// f16 weights.
+#[derive(Clone, Copy, Debug)]
+pub struct F16;
+/// bf16 weights times bf16 activations, words that hold k in their high and k + 1 in their low half. The sums are those of two
+/// fused multiply–adds, k ascending: products of bf16 are exact in f32. So they are computed here.
+#[derive(Clone, Copy, Debug)]
+pub struct BF16;
+
+impl<I: Isa> Floats<I> for F32 {
+    const K: usize = 1;
+    const BYTES: usize = 4;
+    type Weights = I::F;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> I::F {
+        unsafe { I::load(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: I::F, w: I::F, a: u32) -> I::F {
+        unsafe { I::fma(w, I::splat(f32::from_bits(a)), sum) }
+    }
+}
+
+impl<I: Isa> Floats<I> for F16 {
+    const K: usize = 1;
+    const BYTES: usize = 2;
+    type Weights = I::F;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> I::F {
+        unsafe { I::load_f16(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: I::F, w: I::F, a: u32) -> I::F {
+        unsafe { I::fma(w, I::splat(f32::from_bits(a)), sum) }
+    }
+}
+
+impl<I: Isa> Floats<I> for BF16 {
+    const K: usize = 2;
+    const BYTES: usize = 4;
+    type Weights = I::B;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> I::B {
+        unsafe { I::bytes_load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: I::F, w: I::B, a: u32) -> I::F {
+        unsafe {
+            let high = I::fma(I::bytes_high(w), I::splat(f32::from_bits(a & 0xffff_0000)), sum);
+            I::fma(I::bytes_to_f(I::bytes_shl::<16>(w)), I::splat(f32::from_bits(a << 16)), high)
         }
     }
 }
@@ -524,33 +465,25 @@ macro_rules! quantised {
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy, Debug)]
         pub struct $name;
+
         impl Quantised for $name {
             const DTYPE: DType = DType::$name;
+        }
+
+        impl<I: Isa> Product<I> for $name {
+            const IS_FLOAT: bool = false;
+            const IS_LEAN: bool = !matches!(DType::$name, DType::Q6_K);
+
+            #[inline(always)]
+            unsafe fn block<const NT: usize, const NC: usize, const S: usize>(
+                call: &LinearCall,
+                tile: usize,
+                column: usize,
+            ) {
+                unsafe { block::<I, $name, NT, NC, S>(call, tile, column) }
+            }
         }
     )*};
 }
 
 quantised!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K);
-
-/// f32 weights.
-#[derive(Clone, Copy, Debug)]
-pub struct F32;
-/// f16 weights.
-#[derive(Clone, Copy, Debug)]
-pub struct F16;
-
-impl Float for F32 {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    unsafe fn lanes<I: Isa>(p: *const u8) -> I::F {
-        unsafe { I::load(p.cast()) }
-    }
-}
-
-impl Float for F16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn lanes<I: Isa>(p: *const u8) -> I::F {
-        unsafe { I::load_f16(p.cast()) }
-    }
-}

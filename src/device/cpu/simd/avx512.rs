@@ -82,14 +82,24 @@ impl Isa for Avx512 {
 #[derive(Clone, Copy, Debug)]
 pub struct NativePairs;
 
-impl super::super::linear::PairDot<Avx512> for NativePairs {
+impl super::super::linear::Floats<Avx512> for NativePairs {
+    const K: usize = 2;
+    const BYTES: usize = 4;
+    type Weights = __m512i;
+
     #[inline(always)]
-    unsafe fn dot(acc: __m512, w: __m512i, a: u32) -> __m512 {
+    unsafe fn load(p: *const u8) -> __m512i {
+        // SAFETY: the caller's.
+        unsafe { Avx512::bytes_load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: __m512, w: __m512i, a: u32) -> __m512 {
         // SAFETY: same size, any bits are valid.
         unsafe {
             let a = _mm512_set1_epi32(a as i32);
             _mm512_dpbf16_ps(
-                acc,
+                sum,
                 std::mem::transmute::<__m512i, __m512bh>(w),
                 std::mem::transmute::<__m512i, __m512bh>(a),
             )
