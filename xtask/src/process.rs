@@ -17,7 +17,16 @@ pub fn run(command: &mut Command) -> Result<(), Error> {
 
 /// Runs to the end and returns what it printed; its errors go to this terminal.
 pub fn capture(command: &mut Command) -> Result<String, Error> {
-    let output = command.stderr(Stdio::inherit()).output().map_err(|source| start_error(command, source))?;
+    printed(command.stderr(Stdio::inherit()))
+}
+
+/// Like [`capture`], of a program that talks on standard error: nobody hears it.
+pub fn capture_silently(command: &mut Command) -> Result<String, Error> {
+    printed(command.stderr(Stdio::null()))
+}
+
+fn printed(command: &mut Command) -> Result<String, Error> {
+    let output = command.output().map_err(|source| start_error(command, source))?;
     if !output.status.success() {
         return Err(Error::Failed { command: shown(command), status: output.status });
     }

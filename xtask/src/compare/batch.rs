@@ -158,12 +158,12 @@ fn run_llama(tools: &LlamaTools, file: &Path, args: &BatchArgs) -> Result<Vec<Ra
     for (flag, value) in [("-c", context), ("-npp", TOKENS), ("-ntg", TOKENS), ("-t", threads), ("-tb", threads)] {
         command.arg(flag).arg(value.to_string());
     }
-    command.arg("-npl").arg(comma_separated(&args.parallel)).stderr(std::process::Stdio::null());
+    command.arg("-npl").arg(comma_separated(&args.parallel));
     rates(&mut command, &args.parallel)
 }
 
 fn rates(command: &mut Command, parallel: &[u32]) -> Result<Vec<Rates>, Error> {
-    let text = process::capture(command)?;
+    let text = process::capture_silently(command)?;
     parse(&text, parallel).map_err(|problem| Error::Compare {
         subject: process::shown(command),
         problem: format!("{problem} in:\n{text}"),
@@ -203,7 +203,7 @@ fn format_file(repo: &Repo, tools: &LlamaTools, source: &Path, format: Format) -
     let partial = file.with_extension("part");
     let mut command = Command::new(tools.quantize());
     command.args(["--allow-requantize", "--pure"]).arg(source).arg(&partial).arg(format.llama_name());
-    process::capture(command.stderr(std::process::Stdio::null()))?;
+    process::capture_silently(&mut command)?;
     fs::rename(&partial, &file).map_err(Error::io("renaming", &partial))?;
     Ok(file)
 }
