@@ -17,7 +17,8 @@ impl CpuDevice {
                 let positions = seq.position_start + seq.rows;
                 let order = self.cache_order(layer as usize, kv.head_dim, checkpoint);
                 let mut out = vec![0.0; positions * kv.num_kv_heads * kv.head_dim];
-                for (i, head) in out.chunks_exact_mut(kv.head_dim).enumerate() {
+                // A layer without attention keeps nothing.
+                for (i, head) in out.chunks_exact_mut(kv.head_dim.max(1)).enumerate() {
                     let slot = self.kv.slot(kv, i % kv.num_kv_heads, &seq.block_table, i / kv.num_kv_heads);
                     for (i, &dim) in order.iter().enumerate() {
                         // SAFETY: no step is running.
@@ -73,7 +74,7 @@ impl CpuDevice {
                     _ => self.kernels.store_key(self.kv.dtype),
                 };
                 let mut x = vec![0.0; padded(kv.head_dim)];
-                for (i, head) in values.chunks_exact(kv.head_dim).enumerate() {
+                for (i, head) in values.chunks_exact(kv.head_dim.max(1)).enumerate() {
                     x.iter_mut().zip(&order).for_each(|(x, &dim)| *x = head[dim]);
                     let slot = self.kv.slot(&kv, i % kv.num_kv_heads, &seq.block_table, i / kv.num_kv_heads);
                     // SAFETY: no step is running, `&mut self` keeps others out, and `prepare` checked the instruction set.
