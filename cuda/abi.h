@@ -182,12 +182,24 @@ struct KilnQuantiseParams {
     kiln_u32 num_rows;
 };
 
+/* One layer of the paged cache. Places are in bytes: [block][block_stride], this layer at layer_offset: [kv head]{keys, values}, each
+ * [token][head_dim] f16, or int8 with f32 scales [token] behind them. */
+struct KilnCache {
+    KILN_DEVICE(kiln_u8) data;
+    /* [seq][blocks_per_seq] */
+    KILN_DEVICE(const kiln_u32) block_tables;
+    kiln_u64 block_stride;
+    kiln_u64 layer_offset;
+    kiln_u32 blocks_per_seq;
+    kiln_u32 block_tokens;
+    kiln_u32 head_dim;
+    kiln_u32 is_int8;
+};
+
 /* Bias, per-head norm and RoPE of the rows q, k, v; K and V into the cache. A warp takes a head of a row. */
 struct KilnFinishQkvParams {
     KILN_DEVICE(const struct KilnStep) step;
     KILN_DEVICE(const struct KilnRow) rows;
-    /* [seq][blocks_per_seq] */
-    KILN_DEVICE(const kiln_u32) block_tables;
     /* [row][(heads + 2 kv heads) * head_dim]; the queries are finished in place. */
     KILN_DEVICE(float) qkv;
     KILN_DEVICE(const float) biases[3];
@@ -195,19 +207,14 @@ struct KilnFinishQkvParams {
     /* [position][rotary_dims / 2] */
     KILN_DEVICE(const float) cosines;
     KILN_DEVICE(const float) sines;
-    /* f16: [block][block_stride], this layer at layer_offset: [kv head]{keys, values}[token][head_dim] */
-    KILN_DEVICE(kiln_u16) cache;
-    kiln_u64 block_stride;
-    kiln_u64 layer_offset;
-    kiln_u32 blocks_per_seq;
-    kiln_u32 block_tokens;
+    struct KilnCache cache;
     kiln_u32 heads;
     kiln_u32 kv_heads;
-    kiln_u32 head_dim;
     kiln_u32 rotary_dims;
     /* Pairs (2i, 2i + 1) instead of (i, i + rotary_dims / 2). */
     kiln_u32 adjacent;
     float eps;
+    kiln_u32 pad;
 };
 
 enum { KILN_STORE = 0, KILN_GATED_SILU = 1, KILN_GATED_GELU = 2, KILN_QKV = 3 };
@@ -229,7 +236,7 @@ struct KilnLinearParams {
     kiln_u32 pad;
     /* KILN_GATED_*: the rows of the next linear. */
     struct KilnActivations gated;
-    /* KILN_QKV, of adjacent pairs and without norms: what a kernel of its own does otherwise. */
+    /* KILN_QKV, of adjacent pairs, without norms and into an f16 cache: what a kernel of its own does otherwise. */
     struct KilnFinishQkvParams qkv;
 };
 
@@ -247,27 +254,22 @@ struct KilnAttendParams {
     KILN_DEVICE(const struct KilnStep) step;
     KILN_DEVICE(const struct KilnRow) rows;
     KILN_DEVICE(const struct KilnAttendItem) items;
-    KILN_DEVICE(const kiln_u32) block_tables;
     /* [row][query_stride]: the first heads * head_dim are the queries. */
     KILN_DEVICE(const float) query;
-    KILN_DEVICE(const kiln_u16) cache;
+    struct KilnCache cache;
     struct KilnActivations out;
     /* [part][kv head][16 pairs][head_dim + 2]: the weighted sum, the largest score, the sum of weights */
     KILN_DEVICE(float) parts;
     /* [counter][kv head], zero between launches. */
     KILN_DEVICE(kiln_u32) counters;
-    kiln_u64 block_stride;
-    kiln_u64 layer_offset;
     kiln_u32 query_stride;
-    kiln_u32 blocks_per_seq;
-    kiln_u32 block_tokens;
     kiln_u32 heads;
     kiln_u32 kv_heads;
-    kiln_u32 head_dim;
     /* Keys that a query sees, itself included; 0xffffffff for all. */
     kiln_u32 window;
     /* score_scale * log2(e): softmax works in powers of two. */
     float scale_log2;
+    kiln_u32 pad;
 };
 
 /* Raw tensor rows as they lie in the file to a KilnMatrix. */
@@ -432,10 +434,10 @@ struct KilnSampleParams {
 };
 
 struct KilnCopyBlocksParams {
-    KILN_DEVICE(kiln_u16) cache;
+    KILN_DEVICE(kiln_u8) cache;
     /* {from, to} */
     KILN_DEVICE(const kiln_u32) pairs;
-    /* f16 elements, a multiple of 8. */
+    /* Bytes, a multiple of 16. */
     kiln_u64 block_stride;
     kiln_u32 num_pairs;
     kiln_u32 pad;

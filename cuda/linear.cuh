@@ -1,6 +1,7 @@
 // What the linear kernels share: a lane's part of a dot product, and what happens to an output element.
 #pragma once
 
+#include "cache.cuh"
 #include "halves.cuh"
 #include "norm.cuh"
 
@@ -129,7 +130,7 @@ __device__ inline void end_stored(const KilnLinearParams &p, size_t row, unsigne
     const bool inside = element < p.matrices[matrix].rows;
     if (p.epilogue == KILN_QKV) {
         const KilnRow info = p.qkv.rows[row];
-        const unsigned head = element / p.qkv.head_dim, dim = element % p.qkv.head_dim, half = p.qkv.rotary_dims / 2;
+        const unsigned head = element / p.qkv.cache.head_dim, dim = element % p.qkv.cache.head_dim, half = p.qkv.rotary_dims / 2;
         float x = inside && p.qkv.biases[matrix] ? total + p.qkv.biases[matrix][element] : total;
         // Pairs are neighbours: a head has an even number of rows, a tile too.
         const float other = __shfl_xor_sync(FULL, x, 1);
@@ -138,7 +139,10 @@ __device__ inline void end_stored(const KilnLinearParams &p, size_t row, unsigne
             const float c = p.qkv.cosines[at], s = p.qkv.sines[at];
             x = dim % 2 == 0 ? rotated_first(x, other, c, s) : rotated_second(other, x, c, s);
         }
-        if (inside && matrix > 0) cache_row(p.qkv, info, head, matrix == 2)[dim] = __half_as_ushort(__float2half_rn(x));
+        if (inside && matrix > 0) {
+            const CachePlace place(p.qkv.cache, info.seq, info.position, head, matrix == 2);
+            place.elements<kiln_u16>()[dim] = __half_as_ushort(__float2half_rn(x));
+        }
         if (inside && matrix == 0) p.out[row * p.out_stride + element] = x;
     } else if (inside) {
         p.out[row * p.out_stride + p.offsets[matrix] + element] = total;

@@ -66,11 +66,4 @@ __device__ inline void add_norm(const KilnNormParams &p, unsigned row, float *sh
 __device__ inline float rotated_first(float a, float b, float cosine, float sine) { return a * cosine - b * sine; }
 __device__ inline float rotated_second(float a, float b, float cosine, float sine) { return a * sine + b * cosine; }
 
-// Where the cache keeps the key (or value) of a row and KV head.
-__device__ inline kiln_u16 *cache_row(const KilnFinishQkvParams &p, const KilnRow &row, unsigned kv_head, bool value) {
-    const size_t block = p.block_tables[(size_t)row.seq * p.blocks_per_seq + row.position / p.block_tokens];
-    const size_t token = (size_t)(2 * kv_head + (value ? 1 : 0)) * p.block_tokens + row.position % p.block_tokens;
-    return p.cache + block * p.block_stride + p.layer_offset + token * p.head_dim;
-}
-
 }  // namespace kiln

@@ -3,16 +3,17 @@
 //   embed       residual[row][i] = table[token[row]][i] * scale
 //   norm        r' = r + delta (post-normed first);  out = r' / sqrt(mean(r'^2) + eps) * weight, as f32 and as int8 blocks
 //   quantise    d = max|x| / 127, q = rint(x / d) for every 32 values (cuda/common.cuh)
-//   finish_qkv  x + bias, normed per head, pairs turned by position * inv_freq; keys and values rounded to f16 into the cache
+//   finish_qkv  x + bias, normed per head, pairs turned by position * inv_freq; keys and values rounded to f16, or by heads to int8, into the cache
 //   copy_blocks cache[to] = cache[from]
 //
-// Shapes: rows are [row][cols] f32; int8 blocks [row][block][32] with 16 bytes of scales each; the cache as in KilnFinishQkvParams.
+// Shapes: rows are [row][cols] f32; int8 blocks [row][block][32] with 16 bytes of scales each; the cache as in KilnCache.
 // Requires: launches as said at each kernel; sums have one order for every number of threads (cuda/norm.cuh).
 // Bytes: embed reads one row's blocks of the table; norm 16 per element and 1.5 for the int8 blocks; finish_qkv 8 per query element, 6 per
 // key and value; copy_blocks twice a cache block. These kernels wait, they do not stream.
 // Source: RMSNorm, Zhang and Sennrich 2019; RoPE, Su et al. 2021, in both pairings.
 
 #include "blocks.cuh"
+#include "cache.cuh"
 #include "norm.cuh"
 
 using namespace kiln;
@@ -80,7 +81,25 @@ extern "C" __global__ void __launch_bounds__(256) kiln_quantise(const __grid_con
     }
 }
 
-// Bias, per-head norm and RoPE, one warp per head; keys and values are rounded to f16 into the cache. Grid: rows; 128 threads.
+namespace kiln {
+
+// Rounds a key or value into the cache; the whole warp must call.
+__device__ inline void keep_head(const CachePlace &place, const float *x) {
+    const unsigned lane = lane_id(), head_dim = place.c.head_dim;
+    if (!place.c.is_int8) {
+        for (unsigned i = lane; i < head_dim; i += 32) place.elements<kiln_u16>()[i] = __half_as_ushort(__float2half_rn(x[i]));
+        return;
+    }
+    unsigned amax_bits = 0;
+    for (unsigned i = lane; i < head_dim; i += 32) amax_bits = max(amax_bits, __float_as_uint(x[i]) & 0x7fffffffu);
+    const HeadQuantiser quantiser(__reduce_max_sync(FULL, amax_bits));
+    for (unsigned i = lane; i < head_dim; i += 32) place.elements<kiln_i8>()[i] = quantiser.integer(x[i]);
+    if (lane == 0) *place.scale() = quantiser.scale;
+}
+
+}  // namespace kiln
+
+// Bias, per-head norm and RoPE, one warp per head; keys and values are rounded into the cache. Grid: rows; 128 threads.
 extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_constant__ KilnFinishQkvParams p) {
     __shared__ float heads[4][KILN_HEAD_DIM_MAX];
     wait_for_predecessor();
@@ -92,16 +111,16 @@ extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_c
     for (unsigned head = warp_id(); head < total; head += 4) {
         const unsigned part = head < p.heads ? 0 : head < p.heads + p.kv_heads ? 1 : 2;
         const unsigned index = part == 0 ? head : head - p.heads - (part == 2 ? p.kv_heads : 0);
-        float *values = p.qkv + ((size_t)row * total + head) * p.head_dim;
-        const float *bias = p.biases[part] ? p.biases[part] + index * p.head_dim : nullptr;
+        float *values = p.qkv + ((size_t)row * total + head) * p.cache.head_dim;
+        const float *bias = p.biases[part] ? p.biases[part] + index * p.cache.head_dim : nullptr;
         float squares = 0.0f;
-        for (unsigned i = lane; i < p.head_dim; i += 32) {
+        for (unsigned i = lane; i < p.cache.head_dim; i += 32) {
             x[i] = bias ? values[i] + bias[i] : values[i];
             squares = fmaf(x[i], x[i], squares);
         }
         if (part < 2 && p.norms[part]) {
-            const float scale = norm_scale(warp_sum(squares), p.head_dim, p.eps);
-            for (unsigned i = lane; i < p.head_dim; i += 32) x[i] = x[i] * scale * p.norms[part][i];
+            const float scale = norm_scale(warp_sum(squares), p.cache.head_dim, p.eps);
+            for (unsigned i = lane; i < p.cache.head_dim; i += 32) x[i] = x[i] * scale * p.norms[part][i];
         }
         __syncwarp();
         if (part < 2) {
@@ -115,13 +134,10 @@ extern "C" __global__ void __launch_bounds__(128) kiln_finish_qkv(const __grid_c
             }
             __syncwarp();
         }
-        kiln_u16 *kept = part == 0 ? nullptr : cache_row(p, info, index, part == 2);
-        for (unsigned i = lane; i < p.head_dim; i += 32) {
-            if (part == 0) {
-                values[i] = x[i];
-            } else {
-                kept[i] = __half_as_ushort(__float2half_rn(x[i]));
-            }
+        if (part == 0) {
+            for (unsigned i = lane; i < p.cache.head_dim; i += 32) values[i] = x[i];
+        } else {
+            keep_head(CachePlace(p.cache, info.seq, info.position, index, part == 2), x);
         }
         __syncwarp();
     }
@@ -132,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(256) kiln_copy_blocks(const __grid_
     const kiln_u32 from = p.pairs[2 * blockIdx.x], to = p.pairs[2 * blockIdx.x + 1];
     const uint4 *source = (const uint4 *)(p.cache + from * p.block_stride);
     uint4 *target = (uint4 *)(p.cache + to * p.block_stride);
-    for (size_t i = (size_t)blockIdx.y * blockDim.x + threadIdx.x; i < p.block_stride / 8; i += (size_t)gridDim.y * blockDim.x) {
+    for (size_t i = (size_t)blockIdx.y * blockDim.x + threadIdx.x; i < p.block_stride / 16; i += (size_t)gridDim.y * blockDim.x) {
         target[i] = source[i];
     }
 }

@@ -308,6 +308,26 @@ fn gpu_rows_do_not_see_slots_cuts_blocks_or_neighbours() {
     check_mixed_and_moved(&mut bench, &name);
 }
 
+/// The kernels that an int8 cache changes: its own attention, and the step that rounds whole heads.
+#[cfg(feature = "cuda")]
+#[test]
+fn gpu_rows_are_invariant_with_an_int8_cache() {
+    use common::simulated;
+    if !simulated::is_child() {
+        simulated::rerun_with(
+            "gpu_rows_are_invariant_with_an_int8_cache",
+            &[("KILN_SIM_CC", "9.0"), ("KILN_SIM_SEED", "3")],
+        );
+        return;
+    }
+    let (program, tensors) = tiny(DType::Q4_1);
+    let tested = common::cuda().with_int8_cache();
+    let mut bench = Bench::new(&tested, 1, &program, &tensors);
+    check_slots(&mut bench, &tested.name, &[1, 2, 9], |size| vec![size / 2]);
+    check_cuts(&mut bench, &tested.name, [1, 9, 32].into_iter());
+    check_mixed_and_moved(&mut bench, &tested.name);
+}
+
 #[test]
 fn smollm2_on_the_cpu() {
     let file = common::smollm2();

@@ -223,6 +223,9 @@ common::simulated::on_the_simulated_gpu! {
     qkv_of_odd_heads
     attend_over_ragged_batches_and_scattered_blocks ["multiply_adds_f16"]
     attend_of_odd_heads ["multiply_adds_f16"]
+    an_int8_cache_has_the_references_bits
+    qkv_into_an_int8_cache
+    attend_over_an_int8_cache ["multiply_adds_f16" "multiply_adds_bf16"]
     gate_up_in_every_format ["multiply_adds_i8"]
     gate_up_of_mixed_formats_gelu_and_post_norm
     head_gives_logits_of_the_rows_that_ask

@@ -239,59 +239,68 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct KilnCache {
+    pub data: kiln_u64,
+    pub block_tables: kiln_u64,
+    pub block_stride: kiln_u64,
+    pub layer_offset: kiln_u64,
+    pub blocks_per_seq: kiln_u32,
+    pub block_tokens: kiln_u32,
+    pub head_dim: kiln_u32,
+    pub is_int8: kiln_u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KilnCache"][::std::mem::size_of::<KilnCache>() - 48usize];
+    ["Alignment of KilnCache"][::std::mem::align_of::<KilnCache>() - 8usize];
+    ["Offset of field: KilnCache::data"][::std::mem::offset_of!(KilnCache, data) - 0usize];
+    ["Offset of field: KilnCache::block_tables"][::std::mem::offset_of!(KilnCache, block_tables) - 8usize];
+    ["Offset of field: KilnCache::block_stride"][::std::mem::offset_of!(KilnCache, block_stride) - 16usize];
+    ["Offset of field: KilnCache::layer_offset"][::std::mem::offset_of!(KilnCache, layer_offset) - 24usize];
+    ["Offset of field: KilnCache::blocks_per_seq"][::std::mem::offset_of!(KilnCache, blocks_per_seq) - 32usize];
+    ["Offset of field: KilnCache::block_tokens"][::std::mem::offset_of!(KilnCache, block_tokens) - 36usize];
+    ["Offset of field: KilnCache::head_dim"][::std::mem::offset_of!(KilnCache, head_dim) - 40usize];
+    ["Offset of field: KilnCache::is_int8"][::std::mem::offset_of!(KilnCache, is_int8) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct KilnFinishQkvParams {
     pub step: kiln_u64,
     pub rows: kiln_u64,
-    pub block_tables: kiln_u64,
     pub qkv: kiln_u64,
     pub biases: [kiln_u64; 3usize],
     pub norms: [kiln_u64; 2usize],
     pub cosines: kiln_u64,
     pub sines: kiln_u64,
-    pub cache: kiln_u64,
-    pub block_stride: kiln_u64,
-    pub layer_offset: kiln_u64,
-    pub blocks_per_seq: kiln_u32,
-    pub block_tokens: kiln_u32,
+    pub cache: KilnCache,
     pub heads: kiln_u32,
     pub kv_heads: kiln_u32,
-    pub head_dim: kiln_u32,
     pub rotary_dims: kiln_u32,
     pub adjacent: kiln_u32,
     pub eps: f32,
+    pub pad: kiln_u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnFinishQkvParams"][::std::mem::size_of::<KilnFinishQkvParams>() - 144usize];
+    ["Size of KilnFinishQkvParams"][::std::mem::size_of::<KilnFinishQkvParams>() - 152usize];
     ["Alignment of KilnFinishQkvParams"][::std::mem::align_of::<KilnFinishQkvParams>() - 8usize];
     ["Offset of field: KilnFinishQkvParams::step"][::std::mem::offset_of!(KilnFinishQkvParams, step) - 0usize];
     ["Offset of field: KilnFinishQkvParams::rows"][::std::mem::offset_of!(KilnFinishQkvParams, rows) - 8usize];
-    ["Offset of field: KilnFinishQkvParams::block_tables"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, block_tables) - 16usize];
-    ["Offset of field: KilnFinishQkvParams::qkv"][::std::mem::offset_of!(KilnFinishQkvParams, qkv) - 24usize];
-    ["Offset of field: KilnFinishQkvParams::biases"][::std::mem::offset_of!(KilnFinishQkvParams, biases) - 32usize];
-    ["Offset of field: KilnFinishQkvParams::norms"][::std::mem::offset_of!(KilnFinishQkvParams, norms) - 56usize];
-    ["Offset of field: KilnFinishQkvParams::cosines"][::std::mem::offset_of!(KilnFinishQkvParams, cosines) - 72usize];
-    ["Offset of field: KilnFinishQkvParams::sines"][::std::mem::offset_of!(KilnFinishQkvParams, sines) - 80usize];
-    ["Offset of field: KilnFinishQkvParams::cache"][::std::mem::offset_of!(KilnFinishQkvParams, cache) - 88usize];
-    ["Offset of field: KilnFinishQkvParams::block_stride"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, block_stride) - 96usize];
-    ["Offset of field: KilnFinishQkvParams::layer_offset"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, layer_offset) - 104usize];
-    ["Offset of field: KilnFinishQkvParams::blocks_per_seq"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, blocks_per_seq) - 112usize];
-    ["Offset of field: KilnFinishQkvParams::block_tokens"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, block_tokens) - 116usize];
-    ["Offset of field: KilnFinishQkvParams::heads"][::std::mem::offset_of!(KilnFinishQkvParams, heads) - 120usize];
+    ["Offset of field: KilnFinishQkvParams::qkv"][::std::mem::offset_of!(KilnFinishQkvParams, qkv) - 16usize];
+    ["Offset of field: KilnFinishQkvParams::biases"][::std::mem::offset_of!(KilnFinishQkvParams, biases) - 24usize];
+    ["Offset of field: KilnFinishQkvParams::norms"][::std::mem::offset_of!(KilnFinishQkvParams, norms) - 48usize];
+    ["Offset of field: KilnFinishQkvParams::cosines"][::std::mem::offset_of!(KilnFinishQkvParams, cosines) - 64usize];
+    ["Offset of field: KilnFinishQkvParams::sines"][::std::mem::offset_of!(KilnFinishQkvParams, sines) - 72usize];
+    ["Offset of field: KilnFinishQkvParams::cache"][::std::mem::offset_of!(KilnFinishQkvParams, cache) - 80usize];
+    ["Offset of field: KilnFinishQkvParams::heads"][::std::mem::offset_of!(KilnFinishQkvParams, heads) - 128usize];
     ["Offset of field: KilnFinishQkvParams::kv_heads"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, kv_heads) - 124usize];
-    ["Offset of field: KilnFinishQkvParams::head_dim"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, head_dim) - 128usize];
+        [::std::mem::offset_of!(KilnFinishQkvParams, kv_heads) - 132usize];
     ["Offset of field: KilnFinishQkvParams::rotary_dims"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, rotary_dims) - 132usize];
+        [::std::mem::offset_of!(KilnFinishQkvParams, rotary_dims) - 136usize];
     ["Offset of field: KilnFinishQkvParams::adjacent"]
-        [::std::mem::offset_of!(KilnFinishQkvParams, adjacent) - 136usize];
-    ["Offset of field: KilnFinishQkvParams::eps"][::std::mem::offset_of!(KilnFinishQkvParams, eps) - 140usize];
+        [::std::mem::offset_of!(KilnFinishQkvParams, adjacent) - 140usize];
+    ["Offset of field: KilnFinishQkvParams::eps"][::std::mem::offset_of!(KilnFinishQkvParams, eps) - 144usize];
+    ["Offset of field: KilnFinishQkvParams::pad"][::std::mem::offset_of!(KilnFinishQkvParams, pad) - 148usize];
 };
 pub const KILN_STORE: _bindgen_ty_3 = 0;
 pub const KILN_GATED_SILU: _bindgen_ty_3 = 1;
@@ -316,7 +325,7 @@ pub struct KilnLinearParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnLinearParams"][::std::mem::size_of::<KilnLinearParams>() - 400usize];
+    ["Size of KilnLinearParams"][::std::mem::size_of::<KilnLinearParams>() - 408usize];
     ["Alignment of KilnLinearParams"][::std::mem::align_of::<KilnLinearParams>() - 8usize];
     ["Offset of field: KilnLinearParams::matrices"][::std::mem::offset_of!(KilnLinearParams, matrices) - 0usize];
     ["Offset of field: KilnLinearParams::offsets"][::std::mem::offset_of!(KilnLinearParams, offsets) - 144usize];
@@ -342,12 +351,12 @@ pub struct KilnFusedParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnFusedParams"][::std::mem::size_of::<KilnFusedParams>() - 504usize];
+    ["Size of KilnFusedParams"][::std::mem::size_of::<KilnFusedParams>() - 512usize];
     ["Alignment of KilnFusedParams"][::std::mem::align_of::<KilnFusedParams>() - 8usize];
     ["Offset of field: KilnFusedParams::linear"][::std::mem::offset_of!(KilnFusedParams, linear) - 0usize];
-    ["Offset of field: KilnFusedParams::norm"][::std::mem::offset_of!(KilnFusedParams, norm) - 400usize];
-    ["Offset of field: KilnFusedParams::tiles"][::std::mem::offset_of!(KilnFusedParams, tiles) - 496usize];
-    ["Offset of field: KilnFusedParams::pad"][::std::mem::offset_of!(KilnFusedParams, pad) - 500usize];
+    ["Offset of field: KilnFusedParams::norm"][::std::mem::offset_of!(KilnFusedParams, norm) - 408usize];
+    ["Offset of field: KilnFusedParams::tiles"][::std::mem::offset_of!(KilnFusedParams, tiles) - 504usize];
+    ["Offset of field: KilnFusedParams::pad"][::std::mem::offset_of!(KilnFusedParams, pad) - 508usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -355,52 +364,37 @@ pub struct KilnAttendParams {
     pub step: kiln_u64,
     pub rows: kiln_u64,
     pub items: kiln_u64,
-    pub block_tables: kiln_u64,
     pub query: kiln_u64,
-    pub cache: kiln_u64,
+    pub cache: KilnCache,
     pub out: KilnActivations,
     pub parts: kiln_u64,
     pub counters: kiln_u64,
-    pub block_stride: kiln_u64,
-    pub layer_offset: kiln_u64,
     pub query_stride: kiln_u32,
-    pub blocks_per_seq: kiln_u32,
-    pub block_tokens: kiln_u32,
     pub heads: kiln_u32,
     pub kv_heads: kiln_u32,
-    pub head_dim: kiln_u32,
     pub window: kiln_u32,
     pub scale_log2: f32,
+    pub pad: kiln_u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KilnAttendParams"][::std::mem::size_of::<KilnAttendParams>() - 144usize];
+    ["Size of KilnAttendParams"][::std::mem::size_of::<KilnAttendParams>() - 152usize];
     ["Alignment of KilnAttendParams"][::std::mem::align_of::<KilnAttendParams>() - 8usize];
     ["Offset of field: KilnAttendParams::step"][::std::mem::offset_of!(KilnAttendParams, step) - 0usize];
     ["Offset of field: KilnAttendParams::rows"][::std::mem::offset_of!(KilnAttendParams, rows) - 8usize];
     ["Offset of field: KilnAttendParams::items"][::std::mem::offset_of!(KilnAttendParams, items) - 16usize];
-    ["Offset of field: KilnAttendParams::block_tables"]
-        [::std::mem::offset_of!(KilnAttendParams, block_tables) - 24usize];
-    ["Offset of field: KilnAttendParams::query"][::std::mem::offset_of!(KilnAttendParams, query) - 32usize];
-    ["Offset of field: KilnAttendParams::cache"][::std::mem::offset_of!(KilnAttendParams, cache) - 40usize];
-    ["Offset of field: KilnAttendParams::out"][::std::mem::offset_of!(KilnAttendParams, out) - 48usize];
-    ["Offset of field: KilnAttendParams::parts"][::std::mem::offset_of!(KilnAttendParams, parts) - 80usize];
-    ["Offset of field: KilnAttendParams::counters"][::std::mem::offset_of!(KilnAttendParams, counters) - 88usize];
-    ["Offset of field: KilnAttendParams::block_stride"]
-        [::std::mem::offset_of!(KilnAttendParams, block_stride) - 96usize];
-    ["Offset of field: KilnAttendParams::layer_offset"]
-        [::std::mem::offset_of!(KilnAttendParams, layer_offset) - 104usize];
+    ["Offset of field: KilnAttendParams::query"][::std::mem::offset_of!(KilnAttendParams, query) - 24usize];
+    ["Offset of field: KilnAttendParams::cache"][::std::mem::offset_of!(KilnAttendParams, cache) - 32usize];
+    ["Offset of field: KilnAttendParams::out"][::std::mem::offset_of!(KilnAttendParams, out) - 80usize];
+    ["Offset of field: KilnAttendParams::parts"][::std::mem::offset_of!(KilnAttendParams, parts) - 112usize];
+    ["Offset of field: KilnAttendParams::counters"][::std::mem::offset_of!(KilnAttendParams, counters) - 120usize];
     ["Offset of field: KilnAttendParams::query_stride"]
-        [::std::mem::offset_of!(KilnAttendParams, query_stride) - 112usize];
-    ["Offset of field: KilnAttendParams::blocks_per_seq"]
-        [::std::mem::offset_of!(KilnAttendParams, blocks_per_seq) - 116usize];
-    ["Offset of field: KilnAttendParams::block_tokens"]
-        [::std::mem::offset_of!(KilnAttendParams, block_tokens) - 120usize];
-    ["Offset of field: KilnAttendParams::heads"][::std::mem::offset_of!(KilnAttendParams, heads) - 124usize];
-    ["Offset of field: KilnAttendParams::kv_heads"][::std::mem::offset_of!(KilnAttendParams, kv_heads) - 128usize];
-    ["Offset of field: KilnAttendParams::head_dim"][::std::mem::offset_of!(KilnAttendParams, head_dim) - 132usize];
-    ["Offset of field: KilnAttendParams::window"][::std::mem::offset_of!(KilnAttendParams, window) - 136usize];
-    ["Offset of field: KilnAttendParams::scale_log2"][::std::mem::offset_of!(KilnAttendParams, scale_log2) - 140usize];
+        [::std::mem::offset_of!(KilnAttendParams, query_stride) - 128usize];
+    ["Offset of field: KilnAttendParams::heads"][::std::mem::offset_of!(KilnAttendParams, heads) - 132usize];
+    ["Offset of field: KilnAttendParams::kv_heads"][::std::mem::offset_of!(KilnAttendParams, kv_heads) - 136usize];
+    ["Offset of field: KilnAttendParams::window"][::std::mem::offset_of!(KilnAttendParams, window) - 140usize];
+    ["Offset of field: KilnAttendParams::scale_log2"][::std::mem::offset_of!(KilnAttendParams, scale_log2) - 144usize];
+    ["Offset of field: KilnAttendParams::pad"][::std::mem::offset_of!(KilnAttendParams, pad) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

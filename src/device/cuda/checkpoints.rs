@@ -2,7 +2,8 @@
 
 use half::f16;
 
-use crate::device::{Batch, BatchSeq, Checkpoint, DeviceError};
+use crate::device::quant::quantise_block;
+use crate::device::{Batch, BatchSeq, Checkpoint, DeviceError, KvCacheDType};
 
 use super::CudaDevice;
 use super::abi::*;
@@ -16,6 +17,13 @@ struct RowBuffer {
     cols: usize,
 }
 
+/// One key or value of one KV head, in bytes from the arena's start.
+struct CachedHead {
+    elements: u64,
+    /// Of an int8 cache.
+    scale: u64,
+}
+
 impl CudaDevice {
     pub(super) fn read_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
         if self.open.is_some() || !self.queue.is_empty() {
@@ -25,12 +33,22 @@ impl CudaDevice {
             let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
             let seq = self.last.seqs.get(seq as usize).ok_or_else(missing)?;
             let positions = seq.position_start as usize + seq.tokens.len();
-            let mut out = Vec::new();
-            self.each_cached(checkpoint, layer, seq, positions, |offset, len| {
-                out.extend(self.plan.kv.buffer.download::<u16>(offset, len)?);
+            let (mut out, buffer) = (Vec::new(), &self.plan.kv.buffer);
+            self.each_cached(checkpoint, layer, seq, positions, |head, len| {
+                match self.limits.kv_cache_dtype {
+                    KvCacheDType::F16 => {
+                        let bits: Vec<u16> = buffer.download(head.elements, len)?;
+                        out.extend(bits.into_iter().map(|bits| f16::from_bits(bits).to_f32()));
+                    }
+                    KvCacheDType::Int8 => {
+                        let (integers, scale): (Vec<i8>, Vec<f32>) =
+                            (buffer.download(head.elements, len)?, buffer.download(head.scale, 1)?);
+                        out.extend(integers.into_iter().map(|q| f32::from(q) * scale[0]));
+                    }
+                }
                 Ok(())
             })?;
-            return Ok(out.into_iter().map(|bits| f16::from_bits(bits).to_f32()).collect());
+            return Ok(out);
         }
         let buffer = self.row_buffer(checkpoint, self.plan.work.residual_last)?;
         let rows = match checkpoint {
@@ -56,12 +74,22 @@ impl CudaDevice {
             let positions = values.len() / row_len.max(1);
             let room = seq.block_table.len() * self.limits.block_tokens as usize;
             expect_at_most(checkpoint, room, positions)?;
-            let bits: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
-            let mut at = 0;
-            return self.each_cached(checkpoint, layer, seq, positions, |offset, len| {
-                self.plan.kv.buffer.upload(offset, &bits[at..at + len])?;
+            let (mut at, buffer) = (0, &self.plan.kv.buffer);
+            return self.each_cached(checkpoint, layer, seq, positions, |head, len| {
+                let x = &values[at..at + len];
                 at += len;
-                Ok(())
+                match self.limits.kv_cache_dtype {
+                    KvCacheDType::F16 => {
+                        let bits: Vec<u16> = x.iter().map(|x| f16::from_f32(*x).to_bits()).collect();
+                        buffer.upload(head.elements, &bits)
+                    }
+                    KvCacheDType::Int8 => {
+                        let mut integers = vec![0; len];
+                        let (scale, _) = quantise_block(x, &mut integers);
+                        buffer.upload(head.elements, &integers)?;
+                        buffer.upload(head.scale, &[scale])
+                    }
+                }
             });
         }
         let buffer = self.row_buffer(checkpoint, 0)?;
@@ -114,25 +142,32 @@ impl CudaDevice {
         layer.ok_or_else(|| DeviceError::NoCheckpoint(format!("{checkpoint:?}")))
     }
 
-    /// Calls `each` with byte offset and length in elements of every run of one head of one position, `[position][kv head]`.
+    /// Calls `each` with the place and the dimensions of every head of every position, `[position][kv head]`.
     fn each_cached(
         &self,
         checkpoint: Checkpoint,
         layer: u32,
         seq: &BatchSeq,
         positions: usize,
-        mut each: impl FnMut(u64, usize) -> Result<(), DeviceError>,
+        mut each: impl FnMut(CachedHead, usize) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         let kv = self.kv_layer(checkpoint, layer)?;
-        let block_tokens = self.limits.block_tokens as usize;
+        let (dtype, block_tokens) = (self.limits.kv_cache_dtype, self.limits.block_tokens as usize);
+        let plane_bytes = block_tokens as u64 * dtype.head_bytes(kv.head_dim);
+        let (head_bytes, scale_bytes) = match dtype {
+            KvCacheDType::F16 => (2 * u64::from(kv.head_dim), 0),
+            KvCacheDType::Int8 => (u64::from(kv.head_dim), size_of::<f32>() as u64),
+        };
         let part = u64::from(matches!(checkpoint, Checkpoint::Values { .. }));
         for position in 0..positions {
             let block = seq.block_table[position / block_tokens];
             for head in 0..u64::from(kv.kv_heads) {
-                let token = (2 * head + part) * block_tokens as u64 + (position % block_tokens) as u64;
-                let element =
-                    u64::from(block.0) * self.plan.kv.block_stride + kv.offset + token * u64::from(kv.head_dim);
-                each(2 * element, kv.head_dim as usize)?;
+                let plane =
+                    u64::from(block.0) * self.plan.kv.block_stride + kv.offset + (2 * head + part) * plane_bytes;
+                let token = (position % block_tokens) as u64;
+                let scales = plane + block_tokens as u64 * head_bytes;
+                let place = CachedHead { elements: plane + token * head_bytes, scale: scales + token * scale_bytes };
+                each(place, kv.head_dim as usize)?;
             }
         }
         Ok(())

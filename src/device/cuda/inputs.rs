@@ -1,10 +1,11 @@
 //! What changes from step to step: one buffer, filled on the host and uploaded with one copy.
 
-use crate::device::{Batch, DeviceError, InputToken, Limits};
+use crate::device::{Batch, DeviceError, InputToken, KvCacheDType, Limits};
 use crate::model::{AttendOp, Program, StageOp};
 
 use super::abi::*;
 use super::driver::bytes_of;
+use super::kernels::attend_kernel;
 
 /// Partial attention states per SM: enough to fill the device with segments of few rows.
 const PARTS_PER_SM: u32 = 8;
@@ -97,9 +98,9 @@ impl StepLayout {
     }
 
     /// f32 words of all partial states.
-    pub fn part_floats(&self, program: &Program) -> u64 {
+    pub fn part_floats(&self, program: &Program, dtype: KvCacheDType) -> u64 {
         let head_dims = program.ops.iter().map(|op| match op {
-            StageOp::Attend(op) => u64::from(op.num_kv_heads) * (u64::from(padded_head_dim(op.head_dim)) + 2),
+            StageOp::Attend(op) => u64::from(op.num_kv_heads) * (u64::from(attend_kernel(dtype, op.head_dim).1) + 2),
             _ => 0,
         });
         u64::from(self.parts_max) * u64::from(KILN_ATTEND_PAIRS) * head_dims.max().unwrap_or(0)
@@ -221,11 +222,6 @@ impl StepLayout {
         }
         items
     }
-}
-
-/// The head size that the attention kernel for `head_dim` is compiled for.
-fn padded_head_dim(head_dim: u32) -> u32 {
-    super::kernels::HEAD_DIMS.into_iter().find(|&dim| head_dim <= dim).unwrap_or(head_dim)
 }
 
 /// What the grids of a step depend on.

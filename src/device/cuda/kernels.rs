@@ -2,13 +2,30 @@
 
 use std::sync::Arc;
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, KvCacheDType};
 
 use super::abi::*;
 use super::driver::{Gpu, Kernel, Module};
 
-/// Head sizes that attention is compiled for; others use the next larger one.
-pub const HEAD_DIMS: [u32; 5] = [32, 64, 96, 128, 256];
+/// Attention kernels, by what the cache holds and the largest head; smaller heads use the next larger size.
+const ATTEND: [(KvCacheDType, u32, &str); 8] = [
+    (KvCacheDType::F16, 32, "kiln_attend_32"),
+    (KvCacheDType::F16, 64, "kiln_attend_64"),
+    (KvCacheDType::F16, 96, "kiln_attend_96"),
+    (KvCacheDType::F16, 128, "kiln_attend_128"),
+    (KvCacheDType::F16, 256, "kiln_attend_256"),
+    (KvCacheDType::Int8, 64, "kiln_attend_int8_64"),
+    (KvCacheDType::Int8, 128, "kiln_attend_int8_128"),
+    (KvCacheDType::Int8, 256, "kiln_attend_int8_256"),
+];
+
+/// The index among [`Kernels::attend`] of the kernel for such heads, at most 256, and the head size that it is compiled for.
+pub fn attend_kernel(dtype: KvCacheDType, head_dim: u32) -> (usize, u32) {
+    let fits = |&(cache, largest, _): &(KvCacheDType, u32, &str)| cache == dtype && head_dim <= largest;
+    let index = ATTEND.iter().position(fits).unwrap_or(ATTEND.len() - 1);
+    (index, ATTEND[index].1)
+}
+
 /// Rows that the matrix-vector kernel is compiled for.
 pub const SMALL_ROWS: [u32; 4] = [1, 2, 4, 8];
 
@@ -31,7 +48,8 @@ pub struct Kernels {
     /// For one and two rows.
     pub linear_fused: [Kernel; 2],
     pub linear_large: Kernel,
-    pub attend: [Kernel; 5],
+    /// By [`attend_kernel`].
+    pub attend: Vec<Kernel>,
     /// Kept loaded.
     _modules: Vec<Module>,
 }
@@ -67,24 +85,22 @@ impl Kernels {
                 small.kernel("kiln_linear_fused_2", FUSED_SHARED_BYTES_MAX)?.early(),
             ],
             linear_large: large.kernel("kiln_linear_large", KILN_LARGE_SHARED_BYTES)?.early(),
-            attend: [
-                attend.kernel("kiln_attend_32", attend_shared_bytes(32))?.early(),
-                attend.kernel("kiln_attend_64", attend_shared_bytes(64))?.early(),
-                attend.kernel("kiln_attend_96", attend_shared_bytes(96))?.early(),
-                attend.kernel("kiln_attend_128", attend_shared_bytes(128))?.early(),
-                attend.kernel("kiln_attend_256", attend_shared_bytes(256))?.early(),
-            ],
+            attend: ATTEND
+                .iter()
+                .map(|&(dtype, head_dim, name)| Ok(attend.kernel(name, attend_shared_bytes(dtype, head_dim))?.early()))
+                .collect::<Result<_, DeviceError>>()?,
             _modules: vec![rows, repack, small, large, attend],
         })
     }
 }
 
-/// `sizeof(AttendShared<head_dim>)` of cuda/attend.cu, whose members these are in order.
-fn attend_shared_bytes(head_dim: u32) -> u32 {
+/// `sizeof(AttendShared<head_dim, T>)` of cuda/attend.cu, whose members these are in order.
+fn attend_shared_bytes(dtype: KvCacheDType, head_dim: u32) -> u32 {
+    let cell_bytes = if dtype == KvCacheDType::Int8 { 1 } else { 2 };
     let (pairs, warps) = (KILN_ATTEND_PAIRS, KILN_ATTEND_THREADS / 32);
     let queries = 2 * pairs * (head_dim + if head_dim.is_multiple_of(64) { 32 } else { 0 }) * 2;
     let weights = (2 * pairs * (KILN_ATTEND_SEGMENT + 8) * 2).max(pairs * (head_dim + 8) * 4);
-    let values = warps * 2 * 32 * (((head_dim / warps / 8) | 1) * 8) * 2;
+    let values = warps * 2 * 32 * (((head_dim * cell_bytes / warps / 16) | 1) * 16);
     let extremes = 2 * warps * pairs * 4;
     queries + weights + values + extremes + 16
 }
@@ -146,7 +162,7 @@ mod tests {
                 compared += 1;
             }
         }
-        assert_eq!(compared, 2 * 20, "two architectures of every kernel");
+        assert_eq!(compared, 2 * 23, "two architectures of every kernel");
     }
 
     /// Kernels that may start while their predecessor runs touch no memory before they wait for it, in straight code. Each CTA waits, so
@@ -170,7 +186,7 @@ mod tests {
                 assert_eq!(code().find(leaves), None, "{name} of {image}: a CTA that ends without waiting");
             }
         }
-        assert_eq!(waiting, 3 + 4 + 2 + 1 + 5, "the kernels that `Kernels::load` calls early");
+        assert_eq!(waiting, 3 + 4 + 2 + 1 + 8, "the kernels that `Kernels::load` calls early");
     }
 
     /// ptxas may fuse a multiplication and an addition that carry no rounding modifier, and then bits would depend on it.

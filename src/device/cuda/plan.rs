@@ -11,7 +11,7 @@ use crate::weights::TensorSource;
 use super::abi::*;
 use super::driver::{DeviceBuffer, Gpu, Need};
 use super::inputs::StepLayout;
-use super::kernels::{FUSED_SHARED_BYTES_MAX, HEAD_DIMS, Kernels};
+use super::kernels::{FUSED_SHARED_BYTES_MAX, Kernels, attend_kernel};
 use super::upload::{WeightPlan, Weights};
 
 /// A stage of the program, for people to find in a profile, with its launches.
@@ -28,7 +28,7 @@ pub struct PlannedStage {
 pub enum Launch {
     Embed(KilnEmbedParams),
     Linear(Box<PlannedLinear>),
-    /// With the index of the kernel for its head size.
+    /// With the index of the kernel for its cache and head size.
     Attend(Box<KilnAttendParams>, usize),
     /// The attention outputs' int8 blocks, where heads are no whole blocks.
     QuantiseAttended(KilnQuantiseParams),
@@ -85,16 +85,17 @@ pub struct Workspace {
 /// One layer's place in a cache block.
 #[derive(Clone, Copy, Debug)]
 pub struct KvLayer {
-    /// f16 elements from the block's start.
+    /// Bytes from the block's start.
     pub offset: u64,
     pub kv_heads: u32,
     pub head_dim: u32,
 }
 
-/// The cache: `[block][layer][kv head]{keys, values}[token][head_dim]`, f16.
+/// The cache: `[block][layer]`, each layer as in `KilnCache`.
 #[derive(Debug)]
 pub struct KvArena {
     pub buffer: DeviceBuffer,
+    /// Bytes from one block to the next.
     pub block_stride: u64,
     pub layers: Vec<Option<KvLayer>>,
 }
@@ -158,14 +159,14 @@ fn check(program: &Program, limits: &Limits) -> Result<(), DeviceError> {
     if limits.block_tokens == 0 || !limits.block_tokens.is_multiple_of(16) {
         return Err(unsupported("block_tokens", "a multiple of 16", limits.block_tokens));
     }
-    if limits.kv_cache_dtype != KvCacheDType::F16 {
-        let expected = "f16 on the CUDA device, which has no 8-bit cache yet";
-        return Err(unsupported("kv_cache_dtype", expected, limits.kv_cache_dtype.name()));
-    }
+    // 16 bytes are copied at once.
+    let dims = if limits.kv_cache_dtype == KvCacheDType::Int8 { 16 } else { 8 };
     for op in &program.ops {
         match op {
-            StageOp::Attend(op) if !op.head_dim.is_multiple_of(8) || op.head_dim > KILN_HEAD_DIM_MAX => {
-                return Err(unsupported("head_dim", "a multiple of 8, at most 256", op.head_dim));
+            StageOp::Attend(op) if !op.head_dim.is_multiple_of(dims) || op.head_dim > KILN_HEAD_DIM_MAX => {
+                let expected =
+                    format!("a multiple of {dims} with an {} cache, at most 256", limits.kv_cache_dtype.name());
+                return Err(unsupported("head_dim", &expected, op.head_dim));
             }
             StageOp::Linear(op) if matches!(op.epilogue, Epilogue::Delta) && op.rows() != program.hidden_size => {
                 return Err(unsupported("rows of a delta", &program.hidden_size.to_string(), op.rows()));
@@ -225,9 +226,10 @@ fn kv_arena(gpu: &Arc<Gpu>, program: &Program, limits: &Limits) -> Result<KvAren
     let mut block_stride = 0;
     for layer in layers.iter_mut().flatten() {
         layer.offset = block_stride;
-        block_stride += 2 * u64::from(layer.kv_heads) * u64::from(limits.block_tokens) * u64::from(layer.head_dim);
+        let token_bytes = 2 * u64::from(layer.kv_heads) * limits.kv_cache_dtype.head_bytes(layer.head_dim);
+        block_stride += u64::from(limits.block_tokens) * token_bytes;
     }
-    let bytes = 2 * block_stride * u64::from(limits.num_blocks);
+    let bytes = block_stride * u64::from(limits.num_blocks);
     let buffer = DeviceBuffer::zeroed(gpu, Need::new("the KV arena", "--ctx-size or --parallel"), bytes)?;
     Ok(KvArena { buffer, block_stride, layers })
 }
@@ -287,7 +289,7 @@ fn workspace(
     let normed = activation_offsets(&mut take, rows.max(logit_rows), normed_max);
     let attended = activation_offsets(&mut take, rows, attended_max);
     let gated = activation_offsets(&mut take, rows, gated_max);
-    let parts = take(4 * layout.part_floats(program));
+    let parts = take(4 * layout.part_floats(program, limits.kv_cache_dtype));
     let counters = take(4 * layout.counters(program));
     let buffer = DeviceBuffer::zeroed(gpu, Need::new("the workspace", "--ubatch-size or --ctx-size"), bytes)?;
     let base = buffer.address();
@@ -333,23 +335,27 @@ const NO_NORM: KilnNormParams = KilnNormParams {
 const NO_QKV: KilnFinishQkvParams = KilnFinishQkvParams {
     step: 0,
     rows: 0,
-    block_tables: 0,
     qkv: 0,
     biases: [0; 3],
     norms: [0; 2],
     cosines: 0,
     sines: 0,
-    cache: 0,
-    block_stride: 0,
-    layer_offset: 0,
-    blocks_per_seq: 0,
-    block_tokens: 0,
+    cache: KilnCache {
+        data: 0,
+        block_tables: 0,
+        block_stride: 0,
+        layer_offset: 0,
+        blocks_per_seq: 0,
+        block_tokens: 0,
+        head_dim: 0,
+        is_int8: 0,
+    },
     heads: 0,
     kv_heads: 0,
-    head_dim: 0,
     rotary_dims: 0,
     adjacent: 0,
     eps: 0.0,
+    pad: 0,
 };
 
 struct Builder<'a> {
@@ -447,8 +453,11 @@ impl Builder<'_> {
         let (out, out_stride, epilogue) = match &op.epilogue {
             Epilogue::Qkv(e) => {
                 let params = self.finish_qkv(op.layer, e);
-                // Pairs must be neighbours in a tile, and a norm needs the whole head.
-                let fuses = params.adjacent != 0 && params.norms == [0; 2] && params.head_dim.is_multiple_of(2);
+                // Pairs must be neighbours in a tile; a norm needs the whole head, and so does the scale of an int8 cache.
+                let fuses = params.adjacent != 0
+                    && params.norms == [0; 2]
+                    && params.cache.head_dim.is_multiple_of(2)
+                    && params.cache.is_int8 == 0;
                 match fuses {
                     true => qkv = params,
                     false => finish = Some(params),
@@ -514,54 +523,53 @@ impl Builder<'_> {
         KilnFinishQkvParams {
             step: self.step(),
             rows: self.at(self.layout.rows),
-            block_tables: self.at(self.layout.block_tables),
             qkv: self.work.qkv,
             biases: [&e.q_bias, &e.k_bias, &e.v_bias].map(|b| self.weights.optional(b)),
             norms: [&e.q_norm, &e.k_norm].map(|n| self.weights.optional(n)),
             cosines: self.weights.table(cosines),
             sines: self.weights.table(sines),
-            cache: self.kv.buffer.address(),
-            block_stride: self.kv.block_stride,
-            layer_offset: self.layer_offset(layer),
-            blocks_per_seq: self.layout.blocks_per_seq,
-            block_tokens: self.limits.block_tokens,
+            cache: self.cache(layer, e.head_dim),
             heads: e.num_heads,
             kv_heads: e.num_kv_heads,
-            head_dim: e.head_dim,
             rotary_dims: 2 * table.inv_freq.len() as u32,
             adjacent: (table.pairing == RopePairing::Adjacent).into(),
             eps: e.norm_eps,
+            pad: 0,
         }
     }
 
-    fn layer_offset(&self, layer: u32) -> u64 {
-        self.kv.layers[layer as usize].map_or(0, |layer| layer.offset)
+    fn cache(&self, layer: u32, head_dim: u32) -> KilnCache {
+        KilnCache {
+            data: self.kv.buffer.address(),
+            block_tables: self.at(self.layout.block_tables),
+            block_stride: self.kv.block_stride,
+            layer_offset: self.kv.layers[layer as usize].map_or(0, |layer| layer.offset),
+            blocks_per_seq: self.layout.blocks_per_seq,
+            block_tokens: self.limits.block_tokens,
+            head_dim,
+            is_int8: (self.limits.kv_cache_dtype == KvCacheDType::Int8).into(),
+        }
     }
 
     fn attend(&self, op: &crate::model::AttendOp) -> Vec<Launch> {
         let cols = op.num_heads * op.head_dim;
         let out = with_cols(self.work.attended, cols);
-        let kernel = HEAD_DIMS.iter().position(|&dim| op.head_dim <= dim).unwrap_or(HEAD_DIMS.len() - 1);
+        let (kernel, _) = attend_kernel(self.limits.kv_cache_dtype, op.head_dim);
         let params = KilnAttendParams {
             step: self.step(),
             rows: self.at(self.layout.rows),
             items: self.at(self.layout.attend_items),
-            block_tables: self.at(self.layout.block_tables),
             query: self.work.qkv,
-            cache: self.kv.buffer.address(),
+            cache: self.cache(op.layer, op.head_dim),
             out,
             parts: self.work.parts,
             counters: self.work.counters,
-            block_stride: self.kv.block_stride,
-            layer_offset: self.layer_offset(op.layer),
             query_stride: (op.num_heads + 2 * op.num_kv_heads) * op.head_dim,
-            blocks_per_seq: self.layout.blocks_per_seq,
-            block_tokens: self.limits.block_tokens,
             heads: op.num_heads,
             kv_heads: op.num_kv_heads,
-            head_dim: op.head_dim,
             window: op.window.unwrap_or(u32::MAX),
             scale_log2: op.score_scale * std::f32::consts::LOG2_E,
+            pad: 0,
         };
         let mut launches = vec![Launch::Attend(Box::new(params), kernel)];
         if !op.head_dim.is_multiple_of(KILN_BLOCK) {
