@@ -10,6 +10,13 @@ pub enum KvCacheDType {
     Int8,
 }
 
+/// What a layer caches of a token: so many keys and as many values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    pub num_kv_heads: u32,
+    pub head_dim: u32,
+}
+
 impl KvCacheDType {
     pub fn name(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ mod spec;
 pub mod stage;
 
 pub use arch::build_spec;
-pub use kv_cache::KvCacheDType;
+pub use kv_cache::{KvCacheDType, KvShape};
 pub use spec::{
     Activation, EmbedSpec, HeadSpec, LayerSpec, LayerTensors, MatrixRef, ModelSpec, RopePairing, RopeTable, VectorRef,
 };

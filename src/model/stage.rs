@@ -1,6 +1,6 @@
 //! A model as a short program of fused stages, five per layer, and what each stage must cost.
 
-use super::kv_cache::KvCacheDType;
+use super::kv_cache::{KvCacheDType, KvShape};
 use super::spec::{Activation, MatrixRef, ModelSpec, RopeTable, VectorRef};
 
 /// The seven names of the program's entries.
@@ -198,6 +198,23 @@ impl Program {
             rope_tables: spec.rope_tables.clone(),
             ops,
         }
+    }
+
+    /// What each layer caches, if anything, by its index.
+    pub fn kv_shapes(&self) -> Vec<Option<KvShape>> {
+        let mut shapes = vec![None; self.num_layers()];
+        for op in &self.ops {
+            let (layer, num_kv_heads, head_dim) = match op {
+                StageOp::Attend(op) => (op.layer, op.num_kv_heads, op.head_dim),
+                StageOp::Linear(op) => match &op.epilogue {
+                    Epilogue::Qkv(e) => (op.layer, e.num_kv_heads, e.head_dim),
+                    _ => continue,
+                },
+                StageOp::Embed(_) => continue,
+            };
+            shapes[layer as usize] = Some(KvShape { num_kv_heads, head_dim });
+        }
+        shapes
     }
 
     /// Decoder layers: one more than the largest index of an op inside a layer.

@@ -12,7 +12,7 @@ use half::f16;
 use crate::device::quant::Quantiser;
 use crate::device::{DeviceError, KvCacheDType, Limits};
 use crate::ids::BlockId;
-use crate::model::{Epilogue, Program, StageOp};
+use crate::model::Program;
 
 use super::plan::padded;
 use super::shared::Shared;
@@ -62,20 +62,9 @@ impl KvArena {
     /// The arena of all layers that `program` mentions.
     pub fn new(program: &Program, limits: &Limits) -> Result<KvArena, DeviceError> {
         let (dtype, block_tokens) = (limits.kv_cache_dtype, limits.block_tokens as usize);
-        let mut shapes = vec![(0, 0); program.num_layers()];
-        for op in &program.ops {
-            let (layer, num_kv_heads, head_dim) = match op {
-                StageOp::Attend(op) => (op.layer, op.num_kv_heads, op.head_dim),
-                StageOp::Linear(op) => match &op.epilogue {
-                    Epilogue::Qkv(e) => (op.layer, e.num_kv_heads, e.head_dim),
-                    _ => continue,
-                },
-                StageOp::Embed(_) => continue,
-            };
-            shapes[layer as usize] = (num_kv_heads as usize, head_dim as usize);
-        }
         let mut block_bytes = 0;
-        let layers = shapes.into_iter().map(|(num_kv_heads, head_dim)| {
+        let layers = program.kv_shapes().into_iter().map(|shape| {
+            let (num_kv_heads, head_dim) = shape.map_or((0, 0), |s| (s.num_kv_heads as usize, s.head_dim as usize));
             let layer = KvLayer::new(dtype, block_tokens, block_bytes, num_kv_heads, head_dim);
             block_bytes += num_kv_heads * layer.head_stride;
             layer

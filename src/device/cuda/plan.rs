@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::device::{DeviceError, KvCacheDType, Limits};
 use crate::model::{
-    Activation, DeltaInput, EmbedOp, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, RopePairing, Stage, StageOp,
+    Activation, DeltaInput, EmbedOp, Epilogue, KvShape, LinearOp, Program, Prologue, QkvEpilogue, RopePairing, Stage,
+    StageOp,
 };
 use crate::weights::TensorSource;
 
@@ -211,24 +212,15 @@ fn plan_ropes(program: &Program, limits: &Limits, plan: &mut WeightPlan) -> Vec<
 }
 
 fn kv_arena(gpu: &Arc<Gpu>, program: &Program, limits: &Limits) -> Result<KvArena, DeviceError> {
-    let mut layers = vec![None; program.num_layers()];
-    for op in &program.ops {
-        let (layer, kv_heads, head_dim) = match op {
-            StageOp::Attend(op) => (op.layer, op.num_kv_heads, op.head_dim),
-            StageOp::Linear(op) => match &op.epilogue {
-                Epilogue::Qkv(e) => (op.layer, e.num_kv_heads, e.head_dim),
-                _ => continue,
-            },
-            StageOp::Embed(_) => continue,
-        };
-        layers[layer as usize] = Some(KvLayer { offset: 0, kv_heads, head_dim });
-    }
     let mut block_stride = 0;
-    for layer in layers.iter_mut().flatten() {
-        layer.offset = block_stride;
-        let token_bytes = 2 * u64::from(layer.kv_heads) * limits.kv_cache_dtype.head_bytes(layer.head_dim);
+    let layer = |shape: Option<KvShape>| {
+        let KvShape { num_kv_heads, head_dim } = shape?;
+        let offset = block_stride;
+        let token_bytes = 2 * u64::from(num_kv_heads) * limits.kv_cache_dtype.head_bytes(head_dim);
         block_stride += u64::from(limits.block_tokens) * token_bytes;
-    }
+        Some(KvLayer { offset, kv_heads: num_kv_heads, head_dim })
+    };
+    let layers = program.kv_shapes().into_iter().map(layer).collect();
     let bytes = block_stride * u64::from(limits.num_blocks);
     let buffer = DeviceBuffer::zeroed(gpu, Need::new("the KV arena", "--ctx-size or --parallel"), bytes)?;
     Ok(KvArena { buffer, block_stride, layers })

@@ -7,7 +7,7 @@ use half::f16;
 use crate::device::quant::quantise_block;
 use crate::device::{BlockCopy, DeviceError, KvCacheDType, Limits};
 use crate::ids::BlockId;
-use crate::model::{Epilogue, Program, StageOp};
+use crate::model::{KvShape, Program};
 
 /// Keys or values.
 #[derive(Clone, Copy, Debug)]
@@ -46,21 +46,14 @@ impl Cache {
     /// The arena of all layers that `program` mentions.
     pub fn new(program: &Program, limits: &Limits) -> Result<Cache, DeviceError> {
         let block_tokens = limits.block_tokens as usize;
-        let mut layers: Vec<Layer> = (0..program.num_layers()).map(|_| Layer::default()).collect();
-        for op in &program.ops {
-            let (layer, heads, head_dim) = match op {
-                StageOp::Attend(op) => (op.layer, op.num_kv_heads, op.head_dim),
-                StageOp::Linear(op) => match &op.epilogue {
-                    Epilogue::Qkv(qkv) => (op.layer, qkv.num_kv_heads, qkv.head_dim),
-                    _ => continue,
-                },
-                StageOp::Embed(_) => continue,
-            };
-            let row = heads as usize * head_dim as usize;
+        let layer = |shape: Option<KvShape>| {
+            let Some(KvShape { num_kv_heads, head_dim }) = shape else { return Ok(Layer::default()) };
+            let row = num_kv_heads as usize * head_dim as usize;
             let elements = limits.num_blocks as usize * block_tokens * row;
             let arena = || Arena::new(limits.kv_cache_dtype, elements, head_dim as usize);
-            layers[layer as usize] = Layer { row, keys: arena()?, values: arena()? };
-        }
+            Ok(Layer { row, keys: arena()?, values: arena()? })
+        };
+        let layers = program.kv_shapes().into_iter().map(layer).collect::<Result<_, DeviceError>>()?;
         Ok(Cache { layers, block_tokens })
     }
 
