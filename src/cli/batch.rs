@@ -85,13 +85,10 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
         return Ok(());
     }
     let options = RuntimeOptions {
-        device: args.device.choice(),
-        threads: args.device.threads,
-        kv_cache_dtype: args.device.kv_cache_dtype.into(),
         context_tokens: args.ctx_size,
         step_rows_max: args.ubatch_size,
         sequences: args.parallel.map_or(Sequences::AsManyAsFit, Sequences::Exactly),
-        ..RuntimeOptions::default()
+        ..args.device.runtime_options()
     };
     let mut runtime = Runtime::open(&args.model, &options)?;
     let mut running: Vec<Running> = Vec::new();

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kiln::device::KvCacheDType;
-use kiln::runtime::DeviceChoice;
+use kiln::runtime::{DeviceChoice, RuntimeOptions};
 use kiln::tokenizer::{AddSpecial, EncodeOptions, ParseSpecial};
 
 /// Generate text with large language models
@@ -87,6 +87,16 @@ enum DeviceName {
 impl DeviceArgs {
     fn threads(&self) -> u32 {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32)
+    }
+
+    /// What these flags say of a runtime, and defaults.
+    fn runtime_options(&self) -> RuntimeOptions {
+        RuntimeOptions {
+            device: self.choice(),
+            threads: self.threads,
+            kv_cache_dtype: self.kv_cache_dtype.into(),
+            ..RuntimeOptions::default()
+        }
     }
 
     fn choice(&self) -> DeviceChoice {

@@ -42,14 +42,8 @@ pub struct PerplexityArgs {
 /// Runs the command.
 pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let text = read_text(&args.file)?;
-    let options = RuntimeOptions {
-        device: args.device.choice(),
-        threads: args.device.threads,
-        kv_cache_dtype: args.device.kv_cache_dtype.into(),
-        context_tokens: Some(args.ctx),
-        logit_rows_max: 128,
-        ..RuntimeOptions::default()
-    };
+    let options =
+        RuntimeOptions { context_tokens: Some(args.ctx), logit_rows_max: 128, ..args.device.runtime_options() };
     let mut runtime = Runtime::open(&args.model, &options)?;
     let ids = runtime.tokenizer().encode(&text, TEXT_WITH_BOS)?;
     let ctx = args.ctx as usize;

@@ -232,12 +232,9 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let at_once = NonZeroU32::new(answers.sequences_max().min(CHOICES_MAX)).unwrap_or(NonZeroU32::MIN);
     let options = RuntimeOptions {
         sequences: Sequences::Exactly(at_once),
-        device: args.device.choice(),
-        threads: args.device.threads,
-        kv_cache_dtype: args.device.kv_cache_dtype.into(),
         context_tokens: args.ctx_size,
         step_rows_max: args.ubatch_size,
-        ..RuntimeOptions::default()
+        ..args.device.runtime_options()
     };
     let loaded = LoadedModel::open(&args.model)?;
     let bar = byte_bar(&format!("loading {}", args.model.display()), loaded.tensor_bytes());

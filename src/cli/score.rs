@@ -48,14 +48,8 @@ struct Scored {
 
 /// Runs the command.
 pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
-    let options = RuntimeOptions {
-        device: args.device.choice(),
-        threads: args.device.threads,
-        kv_cache_dtype: args.device.kv_cache_dtype.into(),
-        context_tokens: args.ctx_size,
-        logit_rows_max: 128,
-        ..RuntimeOptions::default()
-    };
+    let options =
+        RuntimeOptions { context_tokens: args.ctx_size, logit_rows_max: 128, ..args.device.runtime_options() };
     let mut runtime = Runtime::open(&args.model, &options)?;
     let mut out = std::io::stdout().lock();
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
