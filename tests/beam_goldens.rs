@@ -23,7 +23,7 @@ const MODEL: TinyModel = TinyModel { dtype: DType::F32, ..TinyModel::GROUPED };
 
 /// Distance of a hypothesis' log-probability from the recorded one: half of them differ in last bits, all of them by little.
 const SUM_ERROR_MEDIAN_MAX: f64 = 1e-5;
-const SUM_ERROR_MAX: f64 = 1e-3;
+const SUM_ERROR_MAX: f64 = 5e-4;
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -119,7 +119,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Every `every`-th recorded search on a device, as many at a time as there is room for.
+/// Every `every`-th recorded search (57: five, with every `early_stopping`) on a device, as many at a time as there is room for.
 fn check(tested: &Tested, every: usize) {
     let golden = golden();
     let (spec, tensors) = MODEL.build(golden.seed);
@@ -156,7 +156,7 @@ fn check(tested: &Tested, every: usize) {
 #[test]
 fn searches_find_what_transformers_finds() {
     if common::simulated::is_child() {
-        return common::devices().iter().for_each(|tested| check(tested, 67));
+        return common::devices().iter().for_each(|tested| check(tested, 57));
     }
     check(&common::reference(Mode::F32), 1);
     common::devices().iter().for_each(|tested| check(tested, 1));
