@@ -3,24 +3,19 @@
 //! The converter permutes the rows of Q and K so that RoPE's pairs are adjacent. Mistral's window, Llama 3.1's
 //! `rope_freqs.weight` and attention biases are optional facts of a file.
 
-use crate::weights::{Metadata, TensorSource, WeightsError};
+use crate::weights::{TensorSource, WeightsError, printable};
 
 use super::super::spec::{Activation, LayerSpec, LayerTensors, MatrixRef, ModelSpec, RopePairing, VectorRef};
 use super::{ArchKeys, CONTEXT_TOKENS_MAX, Sizes, embedding, head, rope_table};
 
-/// Tensors of a layer that other models under this name could have and that would change the numbers.
-const UNKNOWN_TENSORS: [&str; 6] =
-    ["attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias", "attn_q_norm.weight", "attn_k_norm.weight"];
-
-pub(super) fn build(metadata: &Metadata, tensors: &dyn TensorSource) -> Result<ModelSpec, WeightsError> {
-    let keys = ArchKeys::new(metadata)?;
-    keys.refuse("expert_count", "mixture of experts is not supported")?;
-    let sizes = Sizes::read(&keys)?;
-    let window = match keys.metadata.opt_u32(&keys.key("attention.sliding_window"))? {
+pub(super) fn build(keys: &ArchKeys, tensors: &dyn TensorSource) -> Result<ModelSpec, WeightsError> {
+    keys.refuse_features()?;
+    let sizes = Sizes::read(keys)?;
+    let window = match keys.opt_u32("attention.sliding_window")? {
         None | Some(0) => None,
         Some(_) => Some(keys.size("attention.sliding_window", CONTEXT_TOKENS_MAX)?),
     };
-    let rope = rope_table(&keys, tensors, sizes.head_dim, RopePairing::Adjacent)?;
+    let rope = rope_table(keys, tensors, sizes.head_dim, RopePairing::Adjacent)?;
     let layers = (0..sizes.num_layers).map(|layer| {
         Ok(LayerSpec {
             num_heads: sizes.num_heads,
@@ -35,10 +30,10 @@ pub(super) fn build(metadata: &Metadata, tensors: &dyn TensorSource) -> Result<M
         })
     });
     let layers = layers.collect::<Result<Vec<_>, WeightsError>>()?;
-    let embed = embedding(tensors, sizes.hidden_size, 1.0)?;
+    let embed = embedding(keys, tensors, sizes.hidden_size, 1.0)?;
     Ok(ModelSpec {
         architecture: keys.architecture.to_owned(),
-        name: metadata.str_or("general.name", keys.architecture)?.to_owned(),
+        name: keys.metadata.opt_label("general.name")?.map_or(keys.architecture.to_owned(), |name| printable(&name).into()),
         vocab_size: embed.table.rows,
         hidden_size: sizes.hidden_size,
         context_tokens_trained: sizes.context_tokens,
@@ -56,11 +51,6 @@ fn layer_tensors(tensors: &dyn TensorSource, layer: u32, sizes: &Sizes) -> Resul
     let vector = |part: &str, len| VectorRef::find(tensors, &name(part), len);
     let bias = |part: &str, len| VectorRef::find_optional(tensors, &name(part), len);
     let (hidden, ffn) = (sizes.hidden_size, sizes.intermediate_size);
-    for part in UNKNOWN_TENSORS {
-        if tensors.tensor(&name(part)).is_some() {
-            return Err(WeightsError::invalid(format!("tensor {}", name(part)), "no such tensor in a llama", "one"));
-        }
-    }
     Ok(LayerTensors {
         attn_norm: vector("attn_norm.weight", hidden)?,
         q: matrix("attn_q.weight", sizes.q_size(), hidden)?,
@@ -87,7 +77,7 @@ mod tests {
 
     use super::super::build_spec;
     use super::*;
-    use crate::weights::{DType, MetaValue, TensorView};
+    use crate::weights::{DType, MetaArray, MetaValue, Metadata, TensorList, TensorView};
 
     struct File {
         pairs: BTreeMap<String, MetaValue>,
@@ -98,6 +88,12 @@ mod tests {
         fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
             let (name, (rows, cols, data)) = self.tensors.get_key_value(name)?;
             Some(TensorView::new(name, DType::F32, *rows, *cols, data).unwrap())
+        }
+    }
+
+    impl TensorList for File {
+        fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+            Box::new(self.tensors.keys().map(String::as_str))
         }
     }
 
@@ -216,7 +212,7 @@ mod tests {
             ("attention.layer_norm_rms_epsilon", MetaValue::F32(f32::NAN), "finite"),
             ("rope.dimension_count", MetaValue::U32(18), "1 to 16"),
             ("rope.freq_base", MetaValue::F32(0.0), "above 0"),
-            ("rope.scaling.type", MetaValue::String("yarn".into()), "none or linear"),
+            ("rope.scaling.type", MetaValue::String("yarn".into()), "\"none\" or \"linear\""),
             ("expert_count", MetaValue::U32(8), "mixture"),
         ];
         for (key, value, expected) in cases {
