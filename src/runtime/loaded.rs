@@ -99,7 +99,7 @@ impl LoadedModel {
     /// Opens and validates the file at `path`.
     pub fn open(path: &Path) -> Result<LoadedModel, WeightsError> {
         let file = GgufFile::open(path)?;
-        let spec = build_spec(file.metadata(), &file)?;
+        let spec = build_spec(file.metadata(), &file).map_err(|error| error.in_file(path))?;
         Ok(LoadedModel { file, spec })
     }
 

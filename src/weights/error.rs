@@ -29,10 +29,19 @@ pub enum WeightsError {
     #[error("metadata key {} is missing: expected {}", Shown(key), Shown(expected))]
     MissingKey { key: String, expected: String },
     /// What the file holds beyond what a model's program is made of, and what may change its numbers.
-    #[error("{kind} {}: expected only {kind} that kiln reads for {} models, found {} that it does not; its numbers would be wrong, so the model needs another engine or a newer kiln", Names(names), Shown(architecture), names.len())]
+    #[error(
+        "{} {}: expected only what kiln reads for {} models; the numbers would be wrong without, so this model needs another \
+         engine or a newer kiln",
+        kind.noun(names.len()),
+        Names(names),
+        Shown(architecture)
+    )]
     Unread { kind: Unread, names: Vec<String>, architecture: String },
     /// The file that was opened is no longer what its path names.
-    #[error("{} changed while it was being read: expected {expected}, found {found}; start again once it is complete", Shown(path))]
+    #[error(
+        "{} changed while it was being read: expected {expected}, found {found}; start again once it is complete",
+        Shown(path)
+    )]
     Changed { path: String, expected: String, found: String },
     /// Which file the error inside is about.
     #[error("{}: {source}", Shown(path))]
@@ -50,12 +59,14 @@ pub enum Unread {
     Tensors,
 }
 
-impl fmt::Display for Unread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unread::MetadataKeys => "metadata keys",
-            Unread::Tensors => "tensors",
-        })
+impl Unread {
+    fn noun(self, count: usize) -> &'static str {
+        match (self, count) {
+            (Unread::MetadataKeys, 1) => "metadata key",
+            (Unread::MetadataKeys, _) => "metadata keys",
+            (Unread::Tensors, 1) => "tensor",
+            (Unread::Tensors, _) => "tensors",
+        }
     }
 }
 
@@ -117,7 +128,9 @@ mod tests {
     fn many_unread_names_are_the_first_few_and_a_count() {
         let names = (0..8).map(|i| format!("t{i}")).collect();
         let error = WeightsError::Unread { kind: Unread::Tensors, names, architecture: "llama".into() }.to_string();
-        assert!(error.starts_with("tensors t0, t1, t2, t3, t4 and 3 more: expected only tensors that"), "{error}");
-        assert!(error.contains("found 8 that it does not"), "{error}");
+        assert!(
+            error.starts_with("tensors t0, t1, t2, t3, t4 and 3 more: expected only what kiln reads for llama"),
+            "{error}"
+        );
     }
 }

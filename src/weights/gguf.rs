@@ -48,9 +48,7 @@ impl GgufFile {
     /// Maps the file at `path` and checks all of its header; no tensor data is read.
     pub fn open(path: &Path) -> Result<GgufFile, WeightsError> {
         let map = MappedFile::open(path)?;
-        let header = parse(map.bytes())
-            .and_then(Header::require_single_file)
-            .map_err(|error| error.in_file(path))?;
+        let header = parse(map.bytes()).and_then(Header::require_single_file).map_err(|error| error.in_file(path))?;
         Ok(GgufFile { header, map })
     }
 

@@ -96,7 +96,8 @@ mod tests {
         for value in [MetaValue::F32(1.0), MetaValue::U64(0), MetaValue::F64(0.0), layers(&[1, 1])] {
             off.check("a.k", &value).unwrap();
         }
-        let refused = [MetaValue::F32(f32::NAN), MetaValue::I8(-1), "0".into(), false.into(), layers(&[0, 1]), layers(&[])];
+        let refused =
+            [MetaValue::F32(f32::NAN), MetaValue::I8(-1), "0".into(), false.into(), layers(&[0, 1]), layers(&[])];
         for value in refused {
             off.check("a.k", &value).unwrap_err();
         }

@@ -9,17 +9,17 @@ mod map;
 mod metadata;
 mod reader;
 mod source;
-mod text;
-mod value;
 #[doc(hidden)]
 pub mod testing;
+mod text;
+mod value;
 
 pub use blocks::{BLOCK_WEIGHTS, Block32, dequantise_row, has_min, unpack_block};
 pub use dtype::DType;
 pub use error::{Unread, WeightsError};
 pub use gguf::GgufFile;
-pub use map::{MAPS_MAX, MappedFile};
 pub use keys::{KeyRule, Neutral};
+pub use map::{MAPS_MAX, MappedFile};
 pub use metadata::Metadata;
 pub use source::{TensorList, TensorSource, TensorView};
 pub use text::{beginning, printable, quoted, quoted_bytes};

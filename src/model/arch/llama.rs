@@ -33,7 +33,10 @@ pub(super) fn build(keys: &ArchKeys, tensors: &dyn TensorSource) -> Result<Model
     let embed = embedding(keys, tensors, sizes.hidden_size, 1.0)?;
     Ok(ModelSpec {
         architecture: keys.architecture.to_owned(),
-        name: keys.metadata.opt_label("general.name")?.map_or(keys.architecture.to_owned(), |name| printable(&name).into()),
+        name: keys
+            .metadata
+            .opt_label("general.name")?
+            .map_or(keys.architecture.to_owned(), |name| printable(&name).into()),
         vocab_size: embed.table.rows,
         hidden_size: sizes.hidden_size,
         context_tokens_trained: sizes.context_tokens,
@@ -221,6 +224,161 @@ mod tests {
             let message = file.build().unwrap_err().to_string();
             assert!(message.contains(&format!("llama.{key}")) && message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn keys_that_change_numbers_and_that_nothing_reads_are_refused_by_name() {
+        let text = |text: &str| MetaValue::String(text.into());
+        let changing: [(&str, MetaValue); 20] = [
+            ("rope.scaling.type", text("longrope")),
+            ("rope.scaling.attn_factor", MetaValue::F32(1.5)),
+            ("rope.scaling.yarn_log_multiplier", MetaValue::F32(0.1)),
+            ("rope.dimension_sections", MetaArray::I32(vec![4, 2, 2, 0]).into()),
+            ("attention.scale", MetaValue::F32(0.125)),
+            ("attention.clamp_kqv", MetaValue::F64(8.0)),
+            ("attention.max_alibi_bias", MetaValue::F32(8.0)),
+            ("attention.causal", MetaValue::Bool(false)),
+            ("attention.causal", MetaValue::RawBool(2)),
+            ("attention.sliding_window_pattern", MetaValue::U32(6)),
+            ("attention.key_length_swa", MetaValue::U32(16)),
+            ("logit_scale", MetaValue::F32(8.0)),
+            ("residual_scale", MetaValue::F32(0.22)),
+            ("embedding_scale", MetaValue::F32(12.0)),
+            ("attn_logit_softcapping", MetaValue::F32(50.0)),
+            ("final_logit_softcapping", MetaValue::F32(30.0)),
+            ("pooling_type", MetaValue::U32(3)),
+            ("use_parallel_residual", MetaValue::Bool(true)),
+            ("hidden_activation", text("gelu")),
+            ("a_key_of_tomorrow", MetaValue::U32(0)),
+        ];
+        for (key, value) in changing {
+            let mut file = File::new();
+            file.set(key, value);
+            let message = file.build().unwrap_err().to_string();
+            assert!(message.contains(&format!("llama.{key}")), "{message}");
+        }
+        let mut file = File::new();
+        (0..7).for_each(|i| file.set(&format!("new{i}"), MetaValue::U32(i)));
+        let message = file.build().unwrap_err().to_string();
+        assert!(message.starts_with("metadata keys llama.new0, llama.new1,"), "{message}");
+        assert!(message.contains("and 2 more: expected only what kiln reads for llama models"), "{message}");
+    }
+
+    #[test]
+    fn keys_at_values_that_change_nothing_are_fine() {
+        let plain = File::new().build().unwrap();
+        let mut file = File::new();
+        for (key, value) in [
+            ("vocab_size", MetaValue::U32(33)),
+            ("expert_count", MetaValue::U32(0)),
+            ("expert_used_count", MetaValue::U32(0)),
+            ("logit_scale", MetaValue::F32(1.0)),
+            ("attention.scale", MetaValue::F32(0.0)),
+            ("attention.causal", MetaValue::Bool(true)),
+            ("hidden_activation", MetaValue::String("silu".into())),
+            ("rope.scaling.type", MetaValue::String("none".into())),
+            ("rope.scaling.factor", MetaValue::F32(4.0)),
+            ("rope.scaling.original_context_length", MetaValue::U32(4096)),
+            ("rope.scaling.finetuned", MetaValue::Bool(false)),
+            ("rope.scaling.attn_factor", MetaValue::F32(1.0)),
+            ("tensor_data_layout", MetaValue::String("Meta AI original pth".into())),
+        ] {
+            file.set(key, value);
+        }
+        // Other prefixes are not this architecture's, and nothing reads them.
+        for (key, value) in [
+            ("general.author", MetaValue::RawString(b"Ren\xe9".to_vec())),
+            ("llamas.logit_scale", MetaValue::F32(8.0)),
+            ("custom.flag", MetaValue::RawBool(2)),
+        ] {
+            file.pairs.insert(key.into(), value);
+        }
+        assert_eq!(file.build().unwrap(), plain);
+    }
+
+    /// A value that is read must be what its type says.
+    #[test]
+    fn values_that_are_read_are_checked() {
+        let mut file = File::new();
+        file.set("rope.scaling.type", MetaValue::RawString(b"lin\xe9ar".to_vec()));
+        let message = file.build().unwrap_err().to_string();
+        assert!(
+            message.starts_with(
+                r#"metadata key llama.rope.scaling.type: expected string, found string: "lin\xe9ar": invalid utf-8"#
+            ),
+            "{message}"
+        );
+        // A name is only shown.
+        let mut file = File::new();
+        file.pairs.insert("general.name".into(), MetaValue::RawString(b"Ren\xe9\x1b[1m".to_vec()));
+        assert_eq!(file.build().unwrap().name, "Ren\u{fffd}\\u{1b}[1m");
+        for (kind, fine) in [("model", true), ("adapter", false), ("mmproj", false)] {
+            let mut file = File::new();
+            file.pairs.insert("general.type".into(), MetaValue::String(kind.into()));
+            let built = file.build();
+            assert_eq!(built.is_ok(), fine);
+            assert!(fine || built.unwrap_err().to_string().contains("general.type: expected \"model\""));
+        }
+    }
+
+    #[test]
+    fn tensors_that_nothing_reads_are_refused_by_name() {
+        for name in [
+            "blk.0.attn_output.bias",
+            "blk.1.ffn_gate.bias",
+            "blk.0.attn_q_norm.weight",
+            "blk.0.attn_norm.bias",
+            "blk.2.attn_norm.weight",
+            "blk.0.ffn_gate_inp.weight",
+            "rope_factors_long.weight",
+            "output_norm.bias",
+            "token_embd.weight.scale",
+        ] {
+            let mut file = File::new();
+            file.put(name, 1, 64);
+            let message = file.build().unwrap_err().to_string();
+            assert!(message.starts_with(&format!("tensor {name}: expected only what kiln reads")), "{message}");
+        }
+    }
+
+    fn tokens(count: usize) -> MetaValue {
+        MetaArray::String((0..count).map(|i| i.to_string()).collect()).into()
+    }
+
+    #[test]
+    fn the_vocabulary_is_the_tokens_and_further_rows_are_padding() {
+        let mut file = File::new();
+        file.put("output.weight", 33, 64);
+        file.pairs.insert("tokenizer.ggml.tokens".into(), tokens(30));
+        file.set("vocab_size", MetaValue::U32(33));
+        let spec = file.build().unwrap();
+        assert_eq!(spec.vocab_size, 30);
+        for matrix in [&spec.embed.table, &spec.head.matrix] {
+            assert_eq!((matrix.rows, matrix.tensor_rows, matrix.stored_bytes()), (30, 33, 30 * 64 * 4));
+            let view = matrix.view(&file).unwrap();
+            assert_eq!((view.rows, view.data.len(), view.row_bytes()), (30, 30 * 64 * 4, 64 * 4));
+        }
+        // A head has the embedding's rows, padding included.
+        file.put("output.weight", 30, 64);
+        assert!(file.build().unwrap_err().to_string().contains("tensor output.weight: expected 33 x 64"));
+    }
+
+    #[test]
+    fn a_vocabulary_that_does_not_fit_its_rows_is_refused() {
+        for count in [0, 34] {
+            let mut file = File::new();
+            file.pairs.insert("tokenizer.ggml.tokens".into(), tokens(count));
+            let message = file.build().unwrap_err().to_string();
+            let expected = format!(
+                "metadata key tokenizer.ggml.tokens: expected 1 to 33 tokens, as many as tensor token_embd.weight has rows, found {count}"
+            );
+            assert_eq!(message, expected);
+        }
+        let mut file = File::new();
+        file.set("vocab_size", MetaValue::U32(20));
+        assert_eq!(file.build().unwrap().vocab_size, 20);
+        file.set("vocab_size", MetaValue::U32(34));
+        assert!(file.build().unwrap_err().to_string().contains("llama.vocab_size: expected 1 to 33, found 34"));
     }
 
     #[test]
