@@ -276,8 +276,13 @@ fn no_control_character_of_a_file_reaches_the_terminal() {
                     .find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}' && !args.contains(&"--json"));
                 assert_eq!(shown, None, "{index} {args:?}: {text:?}");
             }
-            let said = !output.stdout.is_empty() || String::from_utf8_lossy(&output.stderr).contains("owned");
-            assert!(said, "{index} {args:?}: the name is meant to be shown");
+            if args[0] != "tokenize" {
+                let said = [output.stdout, output.stderr].concat();
+                assert!(
+                    String::from_utf8_lossy(&said).contains("owned"),
+                    "{index} {args:?}: nothing to escape was shown"
+                );
+            }
         }
     }
 }

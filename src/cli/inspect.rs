@@ -327,23 +327,33 @@ mod tests {
     }
 
     #[test]
+    fn json_is_json_with_a_line_for_each_entry() {
+        let all = json!({"a": [[1, 2], "\u{1b}"], "b": {"c\n": [3], "d": {}}, "e": null, "f": []});
+        let mut out = Vec::new();
+        write_json(&mut out, &all).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), all);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\n    [1,2],\n    \"\\u001b\"\n  ],\n  \"b\": {\n    \"c\\n\": [3],"), "{text}");
+    }
+
+    #[test]
     fn json_has_numbers_where_there_are_numbers_and_words_where_there_are_none() {
         let cases = [
-            (MetaValue::F32(1e-5), "1e-5"),
-            (MetaValue::F32(0.1), "0.1"),
-            (MetaValue::F32(f32::MAX), "3.4028235e38"),
-            (MetaValue::F64(f64::NAN), "\"NaN\""),
-            (MetaValue::F32(f32::NEG_INFINITY), "\"-Infinity\""),
-            (MetaValue::U64(u64::MAX), "18446744073709551615"),
-            (MetaValue::I64(i64::MIN), "-9223372036854775808"),
-            (MetaValue::RawBool(2), "2"),
-            (MetaValue::Bool(true), "true"),
-            (MetaValue::RawString(b"Ren\xe9".to_vec()), r#"{"hex":"52656ee9"}"#),
-            (MetaArray::Array(vec![MetaArray::U8(vec![1, 2]), MetaArray::Bool(vec![])]).into(), "[[1,2],[]]"),
-            ("\u{1b}[1m\"".into(), r#""\u001b[1m\"""#),
+            (MetaValue::F32(1e-5), json!(1e-5)),
+            (MetaValue::F32(0.1), json!(0.1)),
+            (MetaValue::F32(f32::MAX), json!(3.4028235e38)),
+            (MetaValue::F64(f64::NAN), json!("NaN")),
+            (MetaValue::F32(f32::NEG_INFINITY), json!("-Infinity")),
+            (MetaValue::U64(u64::MAX), json!(18_446_744_073_709_551_615u64)),
+            (MetaValue::I64(i64::MIN), json!(i64::MIN)),
+            (MetaValue::RawBool(2), json!(2)),
+            (MetaValue::Bool(true), json!(true)),
+            (MetaValue::RawString(b"Ren\xe9".to_vec()), json!({"hex": "52656ee9"})),
+            (MetaArray::Array(vec![MetaArray::U8(vec![1, 2]), MetaArray::Bool(vec![])]).into(), json!([[1, 2], []])),
+            ("\u{1b}[1m\"".into(), json!("\u{1b}[1m\"")),
         ];
         for (value, expected) in cases {
-            assert_eq!(json_of(&value).to_string(), expected);
+            assert_eq!(json_of(&value), expected);
         }
     }
 }
