@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::engine::{EngineError, FinishReason};
 use crate::ids::TokenId;
-use crate::runtime::{Answers, GenerateRequest, Generation, Runtime, RuntimeError, TokenLogprob};
-use crate::sampling::SamplingParams;
 use crate::sampling::beam::{BeamParams, EarlyStopping};
+use crate::sampling::{Answers, FinishReason, GenerateRequest, SamplingParams};
 use crate::tokenizer::{AddSpecial, EncodeOptions, GenerationPrompt, Message, ParseSpecial, SpecialText, Tokenizer};
+
+use super::{Generation, Refusal, TextModel, TokenLogprob};
 
 /// Tokens that a completion has at most if its request does not say.
 const COMPLETION_TOKENS: u32 = 16;
@@ -37,44 +37,11 @@ impl Endpoint {
     }
 }
 
-/// An error as clients get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiError {
-    /// HTTP's.
-    pub status: u16,
-    pub message: String,
-    /// The field at fault.
-    pub param: Option<String>,
-}
-
-impl ApiError {
-    fn bad_request(param: impl Into<Option<String>>, message: impl Into<String>) -> ApiError {
-        ApiError { status: 400, message: message.into(), param: param.into() }
-    }
-
-    /// `{"error": {"message", "type", "param", "code"}}`.
-    pub fn body(&self) -> Value {
-        let kind = if self.status < 500 { "invalid_request_error" } else { "server_error" };
-        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": null}})
-    }
-}
-
-/// Errors of one request; `Err` again for what ends the runtime.
-impl TryFrom<RuntimeError> for ApiError {
-    type Error = RuntimeError;
-
-    fn try_from(error: RuntimeError) -> Result<ApiError, RuntimeError> {
-        let (status, param) = match &error {
-            RuntimeError::Engine(EngineError::Lost { .. } | EngineError::Device(_) | EngineError::Broken) => {
-                return Err(error);
-            }
-            RuntimeError::Engine(EngineError::BadRow(_)) => (500, None),
-            RuntimeError::Engine(EngineError::Param(param)) => (400, Some(param.name.to_owned())),
-            RuntimeError::Engine(_) | RuntimeError::Tokenizer(_) => (400, None),
-            _ => return Err(error),
-        };
-        Ok(ApiError { status, message: error.to_string(), param })
-    }
+/// `{"error": {"message", "type", "param", "code"}}`.
+pub fn error_body(refusal: &Refusal) -> Value {
+    let Refusal { status, message, param, code } = refusal;
+    let kind = if *status < 500 { "invalid_request_error" } else { "server_error" };
+    json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 
 /// A request understood.
@@ -126,21 +93,21 @@ struct Fields(Map<String, Value>);
 
 impl Fields {
     /// A field's value; null is as good as absent.
-    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Refusal> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value)
                 .map(Some)
-                .map_err(|error| ApiError::bad_request(name.to_owned(), format!("{name}: {error}"))),
+                .map_err(|error| Refusal::bad_request(name.to_owned(), format!("{name}: {error}"))),
         }
     }
 
-    fn take_or<T: DeserializeOwned>(&mut self, name: &str, default: T) -> Result<T, ApiError> {
+    fn take_or<T: DeserializeOwned>(&mut self, name: &str, default: T) -> Result<T, Refusal> {
         Ok(self.take(name)?.unwrap_or(default))
     }
 
     /// Refuses what is left, but for what changes nothing.
-    fn finish(mut self) -> Result<(), ApiError> {
+    fn finish(mut self) -> Result<(), Refusal> {
         for (name, harmless) in [("stream", Value::Bool(false)), ("echo", Value::Bool(false))] {
             if self.0.get(name) == Some(&harmless) {
                 self.0.remove(name);
@@ -148,20 +115,20 @@ impl Fields {
         }
         self.0.remove("user");
         match self.0.into_iter().find(|(_, value)| !value.is_null()) {
-            Some((name, _)) => Err(ApiError::bad_request(name.clone(), format!("{name} is not supported"))),
+            Some((name, _)) => Err(Refusal::bad_request(name.clone(), format!("{name} is not supported"))),
             None => Ok(()),
         }
     }
 }
 
 /// Understands a request's body.
-pub fn parse(endpoint: Endpoint, body: Value, runtime: &Runtime) -> Result<ApiRequest, ApiError> {
-    let Value::Object(fields) = body else { return Err(ApiError::bad_request(None, "the body is no JSON object")) };
+pub fn parse(endpoint: Endpoint, body: Value, model: &TextModel) -> Result<ApiRequest, Refusal> {
+    let Value::Object(fields) = body else { return Err(Refusal::bad_request(None, "the body is no JSON object")) };
     let mut fields = Fields(fields);
-    let model = fields.take_or("model", Value::Null)?;
+    let served_name = fields.take_or("model", Value::Null)?;
     let prompts = match endpoint {
-        Endpoint::Completions => completion_prompts(&mut fields, runtime.tokenizer())?,
-        Endpoint::ChatCompletions => vec![chat_prompt(&mut fields, runtime)?],
+        Endpoint::Completions => completion_prompts(&mut fields, model.tokenizer())?,
+        Endpoint::ChatCompletions => vec![chat_prompt(&mut fields, model)?],
     };
     if prompts.is_empty() {
         return Err(missing("prompt"));
@@ -170,17 +137,17 @@ pub fn parse(endpoint: Endpoint, body: Value, runtime: &Runtime) -> Result<ApiRe
     let answers = answers(&mut fields)?;
     fields.finish()?;
     let request = |prompt_ids| GenerateRequest { prompt_ids, params: params.clone(), answers: answers.clone() };
-    Ok(ApiRequest { endpoint, prompts: prompts.into_iter().map(request).collect(), model })
+    Ok(ApiRequest { endpoint, prompts: prompts.into_iter().map(request).collect(), model: served_name })
 }
 
-fn missing(name: &str) -> ApiError {
-    ApiError::bad_request(name.to_owned(), format!("{name} is missing"))
+fn missing(name: &str) -> Refusal {
+    Refusal::bad_request(name.to_owned(), format!("{name} is missing"))
 }
 
-fn completion_prompts(fields: &mut Fields, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, ApiError> {
+fn completion_prompts(fields: &mut Fields, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, Refusal> {
     let encode = |text: &String| {
         let ids = tokenizer.encode(text, COMPLETION_PROMPT);
-        ids.map_err(|error| ApiError::bad_request("prompt".to_owned(), error.to_string()))
+        ids.map_err(|error| Refusal::bad_request("prompt".to_owned(), error.to_string()))
     };
     match fields.take("prompt")?.ok_or_else(|| missing("prompt"))? {
         Prompts::Text(text) => Ok(vec![encode(&text)?]),
@@ -190,7 +157,7 @@ fn completion_prompts(fields: &mut Fields, tokenizer: &Tokenizer) -> Result<Vec<
     }
 }
 
-fn chat_prompt(fields: &mut Fields, runtime: &Runtime) -> Result<Vec<TokenId>, ApiError> {
+fn chat_prompt(fields: &mut Fields, model: &TextModel) -> Result<Vec<TokenId>, Refusal> {
     let messages: Vec<ChatMessage> = fields.take("messages")?.ok_or_else(|| missing("messages"))?;
     let message = |ChatMessage { role, content }| match content {
         Content::Text(text) => Message::new(role, text),
@@ -199,13 +166,13 @@ fn chat_prompt(fields: &mut Fields, runtime: &Runtime) -> Result<Vec<TokenId>, A
         }
     };
     let messages: Vec<Message> = messages.into_iter().map(message).collect();
-    let refused = |error: String| ApiError::bad_request("messages".to_owned(), error);
-    let template = runtime.chat_template().map_err(|error| refused(error.to_string()))?;
+    let refused = |error: String| Refusal::bad_request("messages".to_owned(), error);
+    let template = model.chat_template().map_err(|error| refused(error.to_string()))?;
     let text = template.render(&messages, GenerationPrompt::Add).map_err(|error| refused(error.to_string()))?;
-    runtime.tokenizer().encode(&text, EncodeOptions::PROMPT).map_err(|error| refused(error.to_string()))
+    model.tokenizer().encode(&text, EncodeOptions::PROMPT).map_err(|error| refused(error.to_string()))
 }
 
-fn sampling_params(fields: &mut Fields, endpoint: Endpoint) -> Result<SamplingParams, ApiError> {
+fn sampling_params(fields: &mut Fields, endpoint: Endpoint) -> Result<SamplingParams, Refusal> {
     let default = SamplingParams::default();
     let (max_tokens, logprobs) = match endpoint {
         Endpoint::Completions => (Some(fields.take_or("max_tokens", COMPLETION_TOKENS)?), fields.take("logprobs")?),
@@ -219,7 +186,7 @@ fn sampling_params(fields: &mut Fields, endpoint: Endpoint) -> Result<SamplingPa
     let biases: BTreeMap<String, f32> = fields.take_or("logit_bias", BTreeMap::new())?;
     let bias = |(id, bias): (String, f32)| match id.parse() {
         Ok(id) => Ok((TokenId(id), bias)),
-        Err(_) => Err(ApiError::bad_request("logit_bias".to_owned(), format!("logit_bias: {id:?} is no token id"))),
+        Err(_) => Err(Refusal::bad_request("logit_bias".to_owned(), format!("logit_bias: {id:?} is no token id"))),
     };
     let stop = match fields.take("stop")? {
         None => Vec::new(),
@@ -246,7 +213,7 @@ fn sampling_params(fields: &mut Fields, endpoint: Endpoint) -> Result<SamplingPa
     })
 }
 
-fn answers(fields: &mut Fields) -> Result<Answers, ApiError> {
+fn answers(fields: &mut Fields) -> Result<Answers, Refusal> {
     let n = fields.take_or("n", 1)?;
     let best_of = fields.take_or("best_of", n)?;
     if !fields.take_or("use_beam_search", false)? {
@@ -258,7 +225,7 @@ fn answers(fields: &mut Fields) -> Result<Answers, ApiError> {
         Value::String(never) if never == "never" => EarlyStopping::Never,
         found => {
             let message = format!("early_stopping: expected true, false or \"never\", found {found}");
-            return Err(ApiError::bad_request("early_stopping".to_owned(), message));
+            return Err(Refusal::bad_request("early_stopping".to_owned(), message));
         }
     };
     let length_penalty = fields.take_or("length_penalty", 0.0)?;
@@ -300,8 +267,8 @@ pub fn response(
 
 fn finish_reason(generation: &Generation) -> &'static str {
     match generation.finish_reason {
-        FinishReason::Length => "length",
-        FinishReason::Stop | FinishReason::Cancelled => "stop",
+        FinishReason::Cancelled => FinishReason::EndOfSequence.name(),
+        reason => reason.name(),
     }
 }
 
