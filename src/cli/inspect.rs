@@ -1,12 +1,12 @@
 //! `kiln inspect`: what is in a model file, and the program it becomes.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 use kiln::model::{BatchShape, Epilogue, KvCacheDType, ModelSpec, Program, Prologue, StageOp, build_spec};
-use kiln::weights::{GgufFile, MetaArray, MetaValue, WeightsError, beginning, printable};
+use kiln::weights::{DType, GgufFile, MetaArray, MetaValue, WeightsError, beginning, is_hidden, printable};
 use serde_json::{Value, json};
 
 use super::CliError;
@@ -62,8 +62,8 @@ fn print_text(out: &mut impl Write, args: &InspectArgs, file: &GgufFile, built: 
         out,
         "\n{} tensors, {:.2} M weights, {} of {} in the file",
         file.tensors().len(),
-        num_weights(file) as f64 / 1e6,
-        size(tensor_bytes(file)),
+        file.num_weights() as f64 / 1e6,
+        size(file.tensor_bytes()),
         size(file.file_bytes()),
     )?;
     if args.tensors {
@@ -137,8 +137,8 @@ fn print_json(out: &mut impl Write, file: &GgufFile, built: &Built) -> Result<()
         "description": description(file),
         "gguf_version": file.header().version,
         "file_bytes": file.file_bytes(),
-        "parameters": num_weights(file),
-        "tensor_bytes": tensor_bytes(file),
+        "parameters": file.num_weights(),
+        "tensor_bytes": file.tensor_bytes(),
         "vocab_size": built_or_null(&|(_, spec)| spec.vocab_size.into()),
         "kv_bytes_per_token": cache(KvCacheDType::F16),
         "kv_bytes_per_token_int8": cache(KvCacheDType::Int8),
@@ -159,7 +159,7 @@ fn write_json(out: &mut impl Write, all: &Value) -> Result<(), CliError> {
     ) -> std::io::Result<()> {
         write!(out, "{open}")?;
         for (index, line) in lines.enumerate() {
-            write!(out, "{}\n    {line}", if index == 0 { "" } else { "," })?;
+            write!(out, "{}\n    {}", if index == 0 { "" } else { "," }, visible(&line))?;
         }
         write!(out, "\n  {close}")
     }
@@ -172,10 +172,22 @@ fn write_json(out: &mut impl Write, all: &Value) -> Result<(), CliError> {
                 lines(out, ['{', '}'], entries)?;
             }
             Value::Array(values) => lines(out, ['[', ']'], values.iter().map(Value::to_string))?,
-            scalar => write!(out, "{scalar}")?,
+            scalar => write!(out, "{}", visible(&scalar.to_string()))?,
         }
     }
     Ok(writeln!(out, "\n}}")?)
+}
+
+/// The same JSON, in whose strings also those controls are escaped that JSON would let through.
+fn visible(json: &str) -> Cow<'_, str> {
+    if !json.chars().any(is_hidden) {
+        return json.into();
+    }
+    let escape = |c: char| match is_hidden(c) {
+        true => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        false => c.to_string(),
+    };
+    json.chars().map(escape).collect::<String>().into()
 }
 
 fn json_of_stage(op: &StageOp) -> Value {
@@ -268,20 +280,7 @@ fn name_of(file: &GgufFile) -> String {
 fn description(file: &GgufFile) -> String {
     let architecture = file.metadata().opt_label("general.architecture").ok().flatten();
     let architecture = architecture.map_or("no architecture".to_owned(), |name| short_name(&name));
-    let mut weights_by_format = BTreeMap::new();
-    for t in file.tensors() {
-        *weights_by_format.entry(t.dtype).or_insert(0) += t.rows * t.cols;
-    }
-    let most = weights_by_format.iter().max_by_key(|(_, weights)| **weights).map(|(dtype, _)| dtype.name());
-    format!("{architecture} {}", most.unwrap_or("without tensors"))
-}
-
-fn num_weights(file: &GgufFile) -> u64 {
-    file.tensors().map(|t| t.rows * t.cols).sum()
-}
-
-fn tensor_bytes(file: &GgufFile) -> u64 {
-    file.tensors().map(|t| t.data.len() as u64).sum()
+    format!("{architecture} {}", file.main_format().map_or("without tensors", DType::name))
 }
 
 /// A name of the file on part of a line.
@@ -328,12 +327,18 @@ mod tests {
 
     #[test]
     fn json_is_json_with_a_line_for_each_entry() {
-        let all = json!({"a": [[1, 2], "\u{1b}"], "b": {"c\n": [3], "d": {}}, "e": null, "f": []});
+        let all =
+            json!({"a": [[1, 2], "\u{1b}\u{9b}\u{202e}\u{e0041}"], "b": {"c\n": [3], "d": {}}, "e": null, "f": []});
         let mut out = Vec::new();
         write_json(&mut out, &all).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), all);
         let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("\n    [1,2],\n    \"\\u001b\"\n  ],\n  \"b\": {\n    \"c\\n\": [3],"), "{text}");
+        assert!(
+            text.contains(
+                "\n    [1,2],\n    \"\\u001b\\u009b\\u202e\\udb40\\udc41\"\n  ],\n  \"b\": {\n    \"c\\n\": [3],"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

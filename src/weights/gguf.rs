@@ -10,6 +10,7 @@
 use super::map::MappedFile;
 use super::reader::{Reader, Subject};
 use super::{DType, MetaArray, MetaValue, Metadata, StringArray, TensorList, TensorSource, TensorView, WeightsError};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Most metadata keys of a file.
@@ -70,6 +71,25 @@ impl GgufFile {
     /// Bytes of the file.
     pub fn file_bytes(&self) -> u64 {
         self.map.bytes().len() as u64
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.header.tensors.iter().map(|t| t.bytes).sum()
+    }
+
+    /// Weights of all tensors.
+    pub fn num_weights(&self) -> u64 {
+        self.header.tensors.iter().map(|t| t.rows * t.cols).sum()
+    }
+
+    /// The format that most weights are in.
+    pub fn main_format(&self) -> Option<DType> {
+        let mut weights_by_format = BTreeMap::new();
+        for t in &self.header.tensors {
+            *weights_by_format.entry(t.dtype).or_insert(0) += t.rows * t.cols;
+        }
+        weights_by_format.into_iter().max_by_key(|(_, weights)| *weights).map(|(dtype, _)| dtype)
     }
 
     /// Where the file was opened.

@@ -22,5 +22,5 @@ pub use keys::{KeyRule, Neutral};
 pub use map::{MAPS_MAX, MappedFile};
 pub use metadata::Metadata;
 pub use source::{TensorList, TensorSource, TensorView};
-pub use text::{beginning, printable, quoted, quoted_bytes};
+pub use text::{beginning, is_hidden, printable, quoted, quoted_bytes};
 pub use value::{MetaArray, MetaValue, RawStrings, StringArray};

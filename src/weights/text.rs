@@ -44,7 +44,7 @@ pub fn beginning(text: &str, chars_max: usize) -> (&str, bool) {
 }
 
 /// Controls, and what reorders or hides the text around it: bidirectional overrides, zero-width and tag characters.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')

@@ -111,6 +111,23 @@ impl<'a> ArchKeys<'a> {
     }
 }
 
+/// Refuses what is no model, or stores its weights in another way.
+pub(super) fn refuse_other_files(metadata: &Metadata) -> Result<(), WeightsError> {
+    for rule in GENERAL {
+        if let Some(value) = metadata.get(rule.key) {
+            rule.check(rule.key, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// General keys that no code reads. All others describe a file to people or to programs that write files.
+#[rustfmt::skip]
+const GENERAL: &[KeyRule] = &[
+    KeyRule { key: "general.type", neutral: Texts(&["model"]), why: "adapters, projectors and other companions of a model do not run alone" },
+    KeyRule { key: "general.quantization_version", neutral: Numbers(&[2.0]), why: "older versions of the block formats have other layouts" },
+];
+
 const OFF: Neutral = Numbers(&[0.0]);
 /// Writers put 0 where a factor is not set.
 const NO_FACTOR: Neutral = Numbers(&[0.0, 1.0]);

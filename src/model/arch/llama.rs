@@ -312,12 +312,20 @@ mod tests {
         let mut file = File::new();
         file.pairs.insert("general.name".into(), MetaValue::RawString(b"Ren\xe9\x1b[1m".to_vec()));
         assert_eq!(file.build().unwrap().name, "Ren\u{fffd}\\u{1b}[1m");
-        for (kind, fine) in [("model", true), ("adapter", false), ("mmproj", false)] {
+        for (key, value, expected) in [
+            ("general.type", MetaValue::from("model"), None),
+            ("general.type", "mmproj".into(), Some(r#"metadata key general.type: expected "model" (adapters"#)),
+            ("general.type", MetaValue::RawString(vec![0xe9]), Some("metadata key general.type: expected \"model\"")),
+            ("general.quantization_version", 2u32.into(), None),
+            ("general.quantization_version", 1u32.into(), Some("general.quantization_version: expected 2 (older")),
+        ] {
             let mut file = File::new();
-            file.pairs.insert("general.type".into(), MetaValue::String(kind.into()));
-            let built = file.build();
-            assert_eq!(built.is_ok(), fine);
-            assert!(fine || built.unwrap_err().to_string().contains("general.type: expected \"model\""));
+            file.pairs.insert(key.into(), value);
+            match (file.build(), expected) {
+                (Ok(_), None) => {}
+                (Err(error), Some(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+                (built, _) => panic!("{key}: {built:?}"),
+            }
         }
     }
 

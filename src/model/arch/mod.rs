@@ -30,10 +30,7 @@ const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
 /// missing or has another shape than the metadata say, and whatever the file has beyond the model that is built: tensors
 /// that it does not use and keys that might change its numbers.
 pub fn build_spec(metadata: &Metadata, tensors: &dyn TensorList) -> Result<ModelSpec, WeightsError> {
-    if let Some(kind) = metadata.opt_str("general.type")?.filter(|kind| *kind != "model") {
-        let expected = "\"model\" (adapters, projectors and other companions of a model do not run alone)";
-        return Err(WeightsError::invalid("metadata key general.type", expected, quoted(kind)));
-    }
+    keys::refuse_other_files(metadata)?;
     let keys = ArchKeys::new(metadata)?;
     let read = ReadTensors { source: tensors, names: RefCell::default() };
     let spec = match keys.architecture {
