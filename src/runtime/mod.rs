@@ -89,8 +89,6 @@ pub enum RuntimeError {
     /// The device failed, and with it all requests under way.
     #[error(transparent)]
     Shared(#[from] Arc<EngineError>),
-    #[error("the tokenizer has {tokenizer} tokens, the model {model}: the file does not fit together")]
-    VocabularyMismatch { tokenizer: usize, model: u32 },
     #[error("a context of {asked} tokens: at least 2 and at most {limit} are possible")]
     Context { asked: u32, limit: u32 },
     #[error("{asked} sequences at once: at most {limit} are possible")]
@@ -139,10 +137,6 @@ impl Runtime {
     ) -> Result<Runtime, RuntimeError> {
         let text = TextModel::from_metadata(loaded.file().metadata())?;
         let spec = loaded.spec().clone();
-        let num_tokens = text.tokenizer().vocab_size();
-        if num_tokens > spec.vocab_size as usize {
-            return Err(RuntimeError::VocabularyMismatch { tokenizer: num_tokens, model: spec.vocab_size });
-        }
         let device = OpenDevice::open(options.device)?;
         let limits = limits_of(
             SequenceNeed::of(&spec, options.kv_cache_dtype),
