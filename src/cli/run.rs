@@ -10,8 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kiln::runtime::{Control, LoadedModel, Progress, Runtime, RuntimeOptions, Sequences};
 use kiln::sampling::beam::{BeamParams, EarlyStopping};
 use kiln::sampling::{Answers, CHOICES_MAX, GenerateRequest, SamplingParams};
-use kiln::text::{Generation, TextModel};
-use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
+use kiln::text::{Conversation, Generation, TextModel};
+use kiln::tokenizer::EncodeOptions;
 
 use super::{CliError, DeviceArgs};
 
@@ -290,12 +290,9 @@ fn prompt_ids(model: &TextModel, args: &RunArgs, prompt: &str) -> Result<Vec<kil
     if args.raw {
         return Ok(tokenizer.encode(prompt, EncodeOptions::PROMPT)?);
     }
-    let template =
-        model.chat_template().map_err(|error| CliError::usage(format!("{error}; --raw takes the prompt as it is")))?;
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
-    let text = template.render(&messages, GenerationPrompt::Add)?;
-    Ok(tokenizer.encode(&text, EncodeOptions::PROMPT)?)
+    let template = model.chat_template();
+    let template = template.map_err(|error| CliError::usage(format!("{error}; --raw takes the prompt as it is")))?;
+    Ok(model.chat_prompt(template, &Conversation::of_user(args.system.as_deref(), prompt))?)
 }
 
 fn read_stdin() -> Result<String, CliError> {
