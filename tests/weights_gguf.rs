@@ -330,18 +330,6 @@ fn open_gives_views_of_the_file_and_names_it_in_errors() {
     assert!(error.contains("expected a regular file"), "{error}");
 }
 
-#[test]
-fn parts_of_split_models_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("part.gguf");
-    for (parts, fine) in [(1u16, true), (3, false)] {
-        std::fs::write(&path, sample().metadata("split.count", MetaValue::U16(parts)).write().bytes).unwrap();
-        let opened = GgufFile::open(&path);
-        assert_eq!(opened.is_ok(), fine, "{parts} parts: {opened:?}");
-        assert!(fine || opened.expect_err("a part").to_string().contains("found one of 3 parts"));
-    }
-}
-
 fn scalar() -> impl Strategy<Value = MetaValue> {
     prop_oneof![
         any::<u8>().prop_map(MetaValue::U8),

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::llama_file::{LlamaFile, latin1, write};
+use common::synthetic::Rng;
 use common::{Tested, log_softmax, reference, rows_of};
 use kiln::device::reference::Mode;
 use kiln::device::{Batch, Checkpoint, Choice, SampleRow, SlotStart};
 use kiln::ids::{BlockId, SlotId};
 use kiln::model::{Program, build_spec};
 use kiln::weights::testing::GgufWriter;
-use kiln::weights::{DType, GgufFile, MetaArray, MetaValue};
+use kiln::weights::{DType, GgufFile, MetaArray, MetaValue, TensorList, TensorSource, TensorView, gguf};
 use serde_json::Value;
 
 /// The last row's logits of a short prompt, and what is chosen from them: drawn at a high temperature with many seeds,
@@ -186,6 +187,66 @@ fn nothing_of_a_file_is_ignored_in_silence() {
         texts.push(succeeds(&["run", "--raw", "--quiet", "--temp", "0", "-n", "4", "hi"], &path));
     }
     assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "{texts:?}");
+}
+
+/// A file in memory.
+struct Parsed<'a> {
+    header: gguf::Header,
+    bytes: &'a [u8],
+}
+
+impl TensorSource for Parsed<'_> {
+    fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        self.header.tensor(name).map(|info| info.view(self.bytes))
+    }
+}
+
+impl TensorList for Parsed<'_> {
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.header.tensors().iter().map(|info| info.name.as_str()))
+    }
+}
+
+#[test]
+fn spoilt_models_are_errors_with_words_or_models() {
+    let mut writer = LlamaFile { tokens: 33, rows: 64, ..LlamaFile::PLAIN }.writer();
+    for (key, value) in
+        [("attention.key_length", 16u32), ("attention.sliding_window", 64), ("rope.dimension_count", 16)]
+    {
+        writer.metadata(&format!("llama.{key}"), value);
+    }
+    writer.metadata("llama.rope.freq_base", 5e5f32).metadata("llama.rope.scaling.factor", 2.0f32);
+    writer.metadata("llama.vocab_size", 64u32).metadata("llama.rope.scaling.type", "linear");
+    let whole = writer.write();
+    let mut rng = Rng(7);
+    let (mut built, mut refused) = (0, 0);
+    for execution in 0..5000 {
+        let mut file = whole.clone();
+        for _ in 0..=rng.below(2) {
+            let field = file.fields[rng.below(file.fields.len())].clone();
+            let bits = rng.below(65) as u32;
+            let noise = rng.next_u64();
+            let value =
+                [noise.checked_shr(bits).unwrap_or(0), 1u64.checked_shl(bits).unwrap_or(0), !0, 0][rng.below(4)];
+            file.set(&field, value);
+        }
+        let Ok(header) = gguf::parse(&file.bytes) else { continue };
+        let parsed = Parsed { header, bytes: &file.bytes };
+        match build_spec(&parsed.header.metadata, &parsed) {
+            Ok(spec) => {
+                built += 1;
+                assert!(spec.vocab_size <= 64 && spec.layers.len() == 1, "execution {execution}: {spec:?}");
+                assert_eq!(Program::of(&spec).ops.len(), 7, "execution {execution}");
+                spec.head.matrix.view(&parsed).unwrap();
+            }
+            Err(error) => {
+                refused += 1;
+                let message = error.to_string();
+                assert!(!message.is_empty() && !message.chars().any(char::is_control), "{execution}: {message:?}");
+            }
+        }
+    }
+    assert!(built > 500 && refused > 500, "{built} models and {refused} refusals of 5000 files have stopped testing");
 }
 
 #[test]
