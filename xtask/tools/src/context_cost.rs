@@ -4,7 +4,7 @@ use crate::compare::environment;
 use crate::compare::table::{disturbance_in_words, line};
 use crate::error::Error;
 use crate::repo::Repo;
-use crate::{compare, markers, model, process, progress};
+use crate::{compare, kiln, markers, model, process, progress};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,7 +59,7 @@ impl Test {
 
 pub fn run(repo: &Repo, args: &ContextCostArgs) -> Result<(), Error> {
     let file = model::ensure_default_model(repo)?;
-    let kiln = process::build_kiln(repo)?;
+    let kiln = kiln::build(repo)?;
     let busy_cores = environment::busy_cores(Duration::from_millis(500));
     let lengths: Vec<u32> = (1..=args.max / args.step).map(|i| i * args.step).filter(|&n| n > GENERATED).collect();
     let bar = progress::steps("measuring contexts", lengths.len() as u64);

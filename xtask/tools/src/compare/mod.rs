@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::process;
 use crate::progress;
 use crate::repo::Repo;
-use crate::{markers, model};
+use crate::{kiln, markers, model};
 use bandwidth::ReadBandwidth;
 use clap::ValueEnum;
 use engines::{Kiln, Llama, Sample};
@@ -128,7 +128,7 @@ struct FormatFile {
 
 pub fn run(repo: &Repo, args: &CompareArgs) -> Result<(), Error> {
     let source = model::ensure_default_model(repo)?;
-    let kiln = Kiln::new(process::build_kiln(repo)?);
+    let kiln = Kiln::new(kiln::build(repo)?);
     let python = LlamaPython::ready(repo, args.llama_python.as_deref())?;
     let mut llama = match &args.llama_bench {
         Some(path) => Llama::bench(path)?,

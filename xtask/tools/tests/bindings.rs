@@ -5,6 +5,6 @@ use std::process::Command;
 
 #[test]
 fn bindings_are_up_to_date() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["bindings", "--check"]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask-tools")).args(["bindings", "--check"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -5,7 +5,7 @@
 use crate::error::Error;
 use crate::process;
 use crate::repo::Repo;
-use crate::{cuda_tools, model, simulated};
+use crate::{cuda_tools, kiln, model, simulated};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::fs;
@@ -62,8 +62,8 @@ struct Rate {
 pub fn run(repo: &Repo, args: &GpuCheckArgs) -> Result<(), Error> {
     let model = model::ensure_default_model(repo)?;
     cuda_tools::ensure(repo)?;
-    let kiln = process::build_kiln(repo)?;
-    let libraries = args.simulated.then(|| simulated::library_folder(repo)).transpose()?;
+    let kiln = kiln::build(repo)?;
+    let libraries = args.simulated.then(|| simulated::library_folder(repo, "release")).transpose()?;
     let out = repo.root().join(&args.out);
     fs::create_dir_all(&out).map_err(Error::io("creating", &out))?;
     let runner = Runner { repo, libraries, counted: out.join("counted.jsonl") };

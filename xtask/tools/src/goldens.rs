@@ -56,11 +56,11 @@ fn check_versions(python: &Path, requirements: &Path) -> Result<(), Error> {
     println!("recording with:");
     let checked = process::run(Command::new(python).args(["-c", CHECK]).arg(requirements));
     checked.map_err(|error| match error {
-        Error::Failed { .. } => Error::Goldens {
+        xtask::Error::Failed { .. } => Error::Goldens {
             subject: python.display().to_string(),
             problem: format!("other packages than pinned; `pip install -r {}`", requirements.display()),
         },
-        other => other,
+        other => other.into(),
     })
 }
 

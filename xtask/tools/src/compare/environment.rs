@@ -46,11 +46,11 @@ fn installed(repo: &Repo) -> Result<PathBuf, Error> {
     }
     eprintln!("installing llama.cpp into .venv-llama: it is compiled for this machine, which takes several minutes");
     process::run(process::python().args(["-m", "venv", "--clear"]).arg(&venv)).map_err(|error| match error {
-        Error::Failed { .. } => Error::Compare {
+        xtask::Error::Failed { .. } => Error::Compare {
             subject: "`python3 -m venv`".to_owned(),
             problem: "failed; on Debian and Ubuntu it needs `apt install python3-venv`".to_owned(),
         },
-        other => other,
+        other => other.into(),
     })?;
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "--disable-pip-version-check", "install", "--no-cache-dir"]);

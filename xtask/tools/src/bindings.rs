@@ -36,7 +36,8 @@ fn formatted(repo: &Repo, text: &str) -> Result<String, Error> {
     let formatting = process::run(command.args(["--edition", "2024", "--config-path"]).arg(repo.root()).arg(&file));
     let text = std::fs::read_to_string(&file).map_err(Error::io("reading", &file));
     std::fs::remove_file(&file).map_err(Error::io("removing", &file))?;
-    formatting.and(text)
+    formatting?;
+    text
 }
 
 /// The bindings on standard output; needs LIBCLANG_PATH.

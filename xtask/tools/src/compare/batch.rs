@@ -6,7 +6,7 @@ use super::table::{DISTURBED_CORES, compare, disturbance_in_words, line};
 use super::{Format, command_line, versions};
 use crate::error::Error;
 use crate::repo::Repo;
-use crate::{markers, model, process, progress};
+use crate::{kiln, markers, model, process, progress};
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ struct Measured {
 
 pub fn run(repo: &Repo, args: &BatchArgs) -> Result<(), Error> {
     let source = model::ensure_default_model(repo)?;
-    let kiln = process::build_kiln(repo)?;
+    let kiln = kiln::build(repo)?;
     let tools = LlamaTools::ready(repo, args.llama_batched_bench.as_deref())?;
     let bar = progress::steps("comparing", args.formats.len() as u64 * u64::from(args.reps));
     let (mut measured, mut busy_most) = (Vec::new(), 0.0f64);

@@ -58,7 +58,7 @@ impl Steps {
     pub fn run(repo: &Repo, model: &Path) -> Result<Steps, Error> {
         let runner = Runner::build(repo)?;
         let model = repo.relative(model);
-        let llama = |format| Ok((format, runner.step("decode", &format!("llama-3-8b:{format}"))?));
+        let llama = |format| Ok::<_, Error>((format, runner.step("decode", &format!("llama-3-8b:{format}"))?));
         Ok(Steps {
             smollm2: runner.step("decode", &model)?,
             llama: vec![llama("Q4_1")?, llama("Q4_K")?],
