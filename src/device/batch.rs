@@ -4,7 +4,7 @@ use crate::ids::{BlockId, SlotId, TokenId};
 use crate::model::{BatchShape, KvCacheDType};
 
 use super::DeviceError;
-use super::sampler::Sampled;
+use super::sampler::{Penalties, Sampled};
 
 /// What a device is prepared for. Everything is allocated for these limits, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +48,14 @@ pub struct BatchSeq {
     pub logit_rows: Vec<u32>,
 }
 
-/// A slot that starts (or restarts) with a new sequence: what its penalties count from.
+/// A slot that starts (or restarts) with a sequence: what does not change while that runs, and what its penalties count from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SlotStart {
     pub slot: SlotId,
     pub prompt_ids: Vec<TokenId>,
     /// Tokens generated before a preemption; empty for a new sequence.
     pub output_ids: Vec<TokenId>,
+    pub penalties: Penalties,
     /// Added to raw logits.
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Masked while a row says that the minimum length is not reached: end of sequence and stop ids.

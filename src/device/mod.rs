@@ -12,7 +12,7 @@ pub mod sampler;
 pub use crate::model::KvCacheDType;
 pub use batch::{Batch, BatchSeq, InputToken, Limits, MemoryUse, SlotStart, StepOutput};
 pub use error::DeviceError;
-pub use sampler::{BadRow, Choice, SampleRow, Sampled};
+pub use sampler::{BadRow, Choice, Penalties, SampleRow, Sampled};
 
 use crate::ids::BlockId;
 

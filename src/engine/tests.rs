@@ -3,14 +3,14 @@
 mod beams;
 mod simulation;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::device::{BlockCopy, Checkpoint, KvCacheDType, Limits, SampleRow, StepOutput};
+use crate::device::{BlockCopy, Checkpoint, KvCacheDType, Limits, MemoryUse, SampleRow, StepOutput};
 use crate::ids::BlockId;
-use crate::sampling::beam::{BeamParams, BeamSearch, EarlyStopping};
+use crate::sampling::beam::{BeamParams, BeamSearch, EarlyStopping, Hypothesis};
 
 const VOCAB: u32 = 1000;
 const END: TokenId = TokenId(999);
@@ -48,6 +48,8 @@ struct Scripted {
     depth: usize,
     cache: HashMap<(BlockId, u32), u32>,
     last: HashMap<SlotId, TokenId>,
+    /// Slots whose sequences have a frequency penalty.
+    penalised: HashSet<SlotId>,
     queue: VecDeque<Queued>,
     /// Steps submitted so far, and the one that fails.
     submitted: u32,
@@ -68,6 +70,7 @@ impl Scripted {
             depth,
             cache: HashMap::new(),
             last: HashMap::new(),
+            penalised: HashSet::new(),
             queue: VecDeque::new(),
             submitted: 0,
             fails_at,
@@ -78,6 +81,10 @@ impl Scripted {
     fn run(&mut self, batch: &Batch, rows: &[SampleRow]) -> StepOutput {
         let mut written: HashMap<(BlockId, u32), SlotId> = HashMap::new();
         let mut hashes = Vec::new();
+        for start in &batch.starts {
+            self.penalised.remove(&start.slot);
+            self.penalised.extend((start.penalties.frequency != 0.0).then_some(start.slot));
+        }
         for seq in &batch.seqs {
             for (i, token) in seq.tokens.iter().enumerate() {
                 let id = match token {
@@ -102,7 +109,7 @@ impl Scripted {
             if let Choice::Forced(id) = row.choice {
                 return Sampled { slot: row.slot, token: Ok(id), logprob: Some(hash as f32), top: Vec::new() };
             }
-            if hash % BAD_ROW_EVERY == 0 && (row.logprobs.is_some() || row.frequency_penalty != 0.0) {
+            if hash % BAD_ROW_EVERY == 0 && (row.logprobs.is_some() || self.penalised.contains(&row.slot)) {
                 return Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
             }
             if let Choice::Candidates { count } = row.choice {
@@ -276,7 +283,9 @@ fn outputs_do_not_depend_on_company_chunks_flight_or_preemption() {
             finish(&mut engine).remove(&id).unwrap()
         })
         .collect();
-    assert!(alone.iter().any(|o| o.1 == FinishReason::Stop) && alone.iter().any(|o| o.1 == FinishReason::Length));
+    assert!(
+        alone.iter().any(|o| o.1 == FinishReason::EndOfSequence) && alone.iter().any(|o| o.1 == FinishReason::Length)
+    );
     let mut preempted = 0;
     for depth in [1, 2] {
         for blocks in [7, 10, 64] {
@@ -333,7 +342,7 @@ fn impossible_requests_are_refused_with_the_numbers() {
         Request::new(vec![TokenId(1); len], params, 0)
     };
     let text = |engine: &mut Engine, request| engine.add(request).unwrap_err().to_string();
-    assert!(text(&mut engine, ask(256, 1)).contains("256 tokens, the context 256"));
+    assert!(text(&mut engine, ask(256, 1)).contains("256 tokens > 255 maximum"));
     assert!(
         text(&mut engine, ask(100, 100))
             .contains("8 blocks of 16 tokens, the request with its 100 prompt tokens (context 256) can need 13")
@@ -390,7 +399,7 @@ fn stop_ids_end_and_ignored_ends_do_not() {
     engine.add(Request { params, ..base.clone() }).unwrap();
     let (stopped, reason) = finish(&mut engine).into_values().next().unwrap();
     let first = ids.iter().position(|id| *id == stop).unwrap();
-    assert_eq!((&stopped[..], reason), (&ids[..=first], FinishReason::Stop));
+    assert_eq!((&stopped[..], reason), (&ids[..=first], FinishReason::StopToken));
 
     for i in 0..30 {
         let params = SamplingParams { ignore_eos: true, max_tokens: Some(60), ..SamplingParams::default() };

@@ -1,10 +1,16 @@
-//! What a request may ask of sampling, checked before anything runs.
+//! What a request may ask, checked before anything runs, and what comes of it. Numbers only, but for the stop strings that
+//! travel with the parameters.
 
 pub mod beam;
+mod outcome;
+mod request;
+
+pub use outcome::{Event, FinishReason, SequenceMetrics};
+pub use request::{Answers, CHOICES_MAX, GenerateRequest};
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Choice, SampleRow, SlotStart};
+use crate::device::{Choice, Penalties, SampleRow, SlotStart};
 use crate::ids::{SlotId, TokenId};
 
 /// A parameter out of its range. Nothing is clamped.
@@ -56,7 +62,7 @@ pub struct SamplingParams {
 }
 
 pub const LOGIT_BIAS_MAX: usize = 1024;
-pub const STOPS_MAX: usize = 4;
+pub const STOPS_MAX: usize = 16;
 pub const STOP_BYTES_MAX: usize = 256;
 pub const LOGPROBS_MAX: u32 = 20;
 
@@ -134,6 +140,12 @@ impl SamplingParams {
             slot,
             prompt_ids: prompt_ids.to_vec(),
             output_ids: output_ids.to_vec(),
+            penalties: Penalties {
+                presence: self.presence_penalty,
+                frequency: self.frequency_penalty,
+                repetition: self.repetition_penalty,
+                count_prompt: self.penalise_prompt,
+            },
             logit_bias: self.logit_bias.clone(),
             ids_masked_before_min: ends.iter().chain(&self.stop_token_ids).copied().collect(),
         }
@@ -170,10 +182,6 @@ impl SamplingParams {
             logit_row,
             slot,
             choice,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            repetition_penalty: self.repetition_penalty,
-            penalise_prompt: self.penalise_prompt,
             before_min_length: output_index < self.min_tokens,
             logprobs: self.logprobs,
         }
@@ -223,7 +231,7 @@ mod tests {
             ("logit_bias", SamplingParams { logit_bias: vec![(TokenId(1), 1.0); 1025], ..ok.clone() }),
             ("stop", SamplingParams { stop: vec![String::new()], ..ok.clone() }),
             ("stop", SamplingParams { stop: vec!["x".repeat(257)], ..ok.clone() }),
-            ("stop", SamplingParams { stop: vec!["x".into(); 5], ..ok.clone() }),
+            ("stop", SamplingParams { stop: vec!["x".into(); 17], ..ok.clone() }),
             ("stop_token_ids", SamplingParams { stop_token_ids: vec![TokenId(100)], ..ok.clone() }),
             ("min_tokens", SamplingParams { min_tokens: 5, max_tokens: Some(4), ..ok.clone() }),
             ("logprobs", SamplingParams { logprobs: Some(21), ..ok.clone() }),

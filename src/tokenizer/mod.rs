@@ -5,6 +5,7 @@ mod byte_level;
 mod chat;
 mod detokenizer;
 mod error;
+mod keys;
 mod pretokenize;
 mod special;
 mod spm;
@@ -90,6 +91,7 @@ impl Tokenizer {
     /// Missing keys, keys of other types, an algorithm or pre-tokenizer that kiln lacks, and vocabularies whose parts do
     /// not fit together.
     pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
+        keys::refuse_unread(metadata)?;
         let (vocab, algorithm) = match metadata.str("tokenizer.ggml.model")? {
             "gpt2" => byte_pair(metadata)?,
             "llama" => sentence_piece(metadata)?,
@@ -232,7 +234,6 @@ fn sentence_piece(metadata: &Metadata) -> Result<(Vocab, Algorithm), TokenizerEr
     let defaults = Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), add_bos: true };
     let vocab = Vocab::from_metadata(metadata, Spelling::SentencePiece, defaults)?;
     let model = Box::new(SentencePiece::from_metadata(metadata, &vocab)?);
-    // `remove_extra_whitespaces` is for Unigram vocabularies; here, as in llama.cpp, every space counts.
     let add_space_prefix = metadata.bool_or("tokenizer.ggml.add_space_prefix", true)?;
     Ok((vocab, Algorithm::SentencePiece { model, add_space_prefix }))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::sampler::{self, BadRow, Choice, Distribution, SampleRow, Sampled};
+use crate::device::sampler::{self, BadRow, Choice, Distribution, Penalties, SampleRow, Sampled};
 use crate::device::{DeviceError, Limits, SlotStart};
 use crate::ids::TokenId;
 
@@ -25,6 +25,8 @@ pub struct Sampler {
     results: [PinnedBuffer; 2],
     /// Sample rows of each slot since it started.
     orders: Vec<u32>,
+    /// Of each slot. Rows carry them to the kernel, which has a row's numbers at hand before it needs a slot's.
+    penalties: Vec<Penalties>,
     rows_max: usize,
     /// Of a row, and rows at a time.
     ctas: u32,
@@ -111,6 +113,7 @@ impl Sampler {
             scratch,
             results,
             orders: vec![0; limits.slots_max as usize],
+            penalties: vec![Penalties::default(); limits.slots_max as usize],
             rows_max: rows,
             ctas,
             groups_max,
@@ -138,6 +141,7 @@ impl Sampler {
         }
         for start in starts {
             self.orders[start.slot.index()] = 0;
+            self.penalties[start.slot.index()] = start.penalties;
         }
         self.slots.start(&self.start_kernel, starts, buffer)
     }
@@ -164,9 +168,7 @@ impl Sampler {
     /// The kernel's rows, and how many of them start chains. Rows of one slot that penalise what others of them sample must wait for
     /// these; all others run side by side.
     pub fn rows(&mut self, rows: &[SampleRow]) -> (Vec<KilnSampleRow>, u32) {
-        let penalises = |row: &SampleRow| flags(row) & KILN_SAMPLE_PENALTIES != 0;
-        let mut is_ordered = vec![false; self.orders.len()];
-        rows.iter().filter(|row| penalises(row)).for_each(|row| is_ordered[row.slot.index()] = true);
+        let is_ordered: Vec<bool> = self.penalties.iter().map(Penalties::any).collect();
         let mut has_head = vec![false; self.orders.len()];
         let (mut heads, mut others) = (Vec::new(), Vec::new());
         for (i, row) in rows.iter().enumerate() {
@@ -203,14 +205,15 @@ impl Sampler {
     }
 
     fn pack(&self, row: &SampleRow, result: u32, top_start: u32, order: u32) -> KilnSampleRow {
+        let penalties = &self.penalties[row.slot.index()];
         let mut packed = KilnSampleRow {
             logit_row: row.logit_row,
             slot: row.slot.0,
             choice: KILN_GREEDY,
-            flags: flags(row),
-            presence_penalty: row.presence_penalty,
-            frequency_penalty: row.frequency_penalty,
-            repetition_penalty: row.repetition_penalty,
+            flags: flags(row, penalties),
+            presence_penalty: penalties.presence,
+            frequency_penalty: penalties.frequency,
+            repetition_penalty: penalties.repetition,
             temperature: 1.0,
             top_p: 1 << 32,
             min_mass: 0,
@@ -278,11 +281,10 @@ impl Sampler {
     }
 }
 
-fn flags(row: &SampleRow) -> u32 {
-    let penalises = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
+fn flags(row: &SampleRow, penalties: &Penalties) -> u32 {
     let flag = |holds: bool, flag: u32| if holds { flag } else { 0 };
-    flag(penalises, KILN_SAMPLE_PENALTIES)
-        | flag(row.penalise_prompt, KILN_SAMPLE_PENALISE_PROMPT)
+    flag(penalties.any(), KILN_SAMPLE_PENALTIES)
+        | flag(penalties.count_prompt, KILN_SAMPLE_PENALISE_PROMPT)
         | flag(row.before_min_length, KILN_SAMPLE_MASKS)
         | flag(reports(row), KILN_SAMPLE_LOGPROBS)
 }
