@@ -1,11 +1,9 @@
 //! Beam search on devices: what exhaustive search finds, greedy decoding with one beam, and the same bits whatever runs beside it.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use std::collections::BTreeMap;
 
-use common::synthetic::TinyModel;
+use crate::common::synthetic::TinyModel;
 use kiln::device::{Device, KvCacheDType, Limits};
 use kiln::engine::{Engine, Event, Request};
 use kiln::ids::{SeqId, TokenId};

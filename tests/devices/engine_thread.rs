@@ -1,12 +1,10 @@
 //! An engine on a thread of its own, and handles to it: what comes of a request is what the engine gives alone, from however many
 //! threads requests come; a request that its caller drops ends.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use std::time::{Duration, Instant};
 
-use common::synthetic::TinyModel;
+use crate::common::synthetic::TinyModel;
 use kiln::device::{KvCacheDType, Limits};
 use kiln::engine::{Engine, EngineError, Event, FinishReason};
 use kiln::ids::TokenId;

@@ -1,10 +1,7 @@
 //! The reference device's own promises: pipelining, and what it refuses.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
-use common::synthetic::{Tensors, TinyModel};
-use common::{limits_one_sequence, rows_of};
+use crate::common::synthetic::{Tensors, TinyModel};
+use crate::common::{limits_one_sequence, rows_of};
 use kiln::device::reference::{Mode, ReferenceDevice};
 use kiln::device::{
     Batch, BatchSeq, BlockCopy, Checkpoint, Choice, Device, DeviceError, InputToken, SampleRow, SlotStart,

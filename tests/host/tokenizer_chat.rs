@@ -1,5 +1,4 @@
 //! Chat templates: what they render, and how hostile ones end.
-#![allow(clippy::unwrap_used)]
 
 use kiln::tokenizer::{ChatTemplate, EncodeOptions, GenerationPrompt, Message, SpecialText, Tokenizer, TokenizerError};
 use kiln::weights::{GgufFile, MetaArray, MetaValue, Metadata};

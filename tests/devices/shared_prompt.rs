@@ -1,8 +1,6 @@
 //! What a shared prompt saves: a later request computes only what the cache does not hold.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use kiln::ids::TokenId;
 use kiln::runtime::{Control, DeviceChoice, Runtime, RuntimeOptions};
 use kiln::sampling::{Answers, GenerateRequest, SamplingParams};

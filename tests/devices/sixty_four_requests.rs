@@ -1,15 +1,13 @@
 //! Row invariance end to end: what a request gives, ids and log-probabilities to the bit, is the same alone, in company, in any order, in
 //! pieces of any size, found in the cache, preempted, on any number of threads and after a restart.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::Command;
 
-use common::Tested;
-use common::requests::{self, Output, generate};
-use common::synthetic::{Rng, TinyModel};
+use crate::common::Tested;
+use crate::common::requests::{self, Output, generate};
+use crate::common::synthetic::{Rng, TinyModel};
 use kiln::device::{KvCacheDType, Limits};
 use kiln::engine::{Engine, FinishReason, Request};
 use kiln::ids::TokenId;

@@ -1,10 +1,8 @@
 //! Every device's sampler against the one on the host: the same tokens, and the same bits of every log-probability.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
-use common::synthetic::{Rng, Tensors};
-use common::{Tested, reference, rows_of, simulated};
+use crate::common;
+use crate::common::synthetic::{Rng, Tensors};
+use crate::common::{Tested, reference, rows_of, simulated};
 use kiln::device::reference::Mode;
 use kiln::device::sampler::HostSampler;
 use kiln::device::{

@@ -1,5 +1,4 @@
 //! Incremental text against the text as a whole.
-#![allow(clippy::unwrap_used)]
 
 use kiln::ids::TokenId;
 use kiln::tokenizer::{Detokenizer, Pushed, SpecialText, StopText, TextStream, Tokenizer, TokenizerError};

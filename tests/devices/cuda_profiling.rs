@@ -1,15 +1,13 @@
 //! What profiling tools are told by the CUDA device, on the simulated GPU: NVTX ranges, by a tool that writes them down, and where the
 //! part to look at starts and stops.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use std::path::Path;
 use std::process::Command;
 
-use common::simulated;
-use common::synthetic::TinyModel;
+use crate::common::simulated;
+use crate::common::synthetic::TinyModel;
 use kiln::device::{Batch, Choice, Device, InputToken, Profiler, SampleRow};
 use kiln::ids::{BlockId, SlotId};
 use kiln::model::Program;

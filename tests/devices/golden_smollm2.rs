@@ -10,11 +10,9 @@
 //!   everything;
 //! - int8 devices must be as near to the exact recording as llama.cpp's int8 run is, up to chance;
 //! - what a device decodes token by token must be what the same device says when it is given the whole text.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
-use common::{Tested, argmax, log_softmax, rows_of, simulated};
+use crate::common;
+use crate::common::{Tested, argmax, log_softmax, rows_of, simulated};
 use kiln::device::reference::Mode;
 use kiln::device::{Batch, BatchSeq, Checkpoint, Choice, Device, InputToken, SampleRow, SlotStart};
 use kiln::ids::{BlockId, SlotId, TokenId};
@@ -56,12 +54,12 @@ impl GoldenStep {
 }
 
 fn goldens() -> Vec<Golden> {
-    serde_json::from_str(include_str!("golden/smollm2-q4_1-greedy.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/smollm2-q4_1-greedy.json")).unwrap()
 }
 
 /// Per prompt, the steps in exact arithmetic.
 fn exact() -> Vec<Vec<GoldenStep>> {
-    serde_json::from_str(include_str!("golden/smollm2-exact.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/smollm2-exact.json")).unwrap()
 }
 
 /// One step of a run: the most likely token, and the log-probability of the golden id.

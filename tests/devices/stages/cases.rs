@@ -9,9 +9,9 @@ use kiln::model::{
 };
 use kiln::weights::DType;
 
+use super::harness::{Case, Tolerance, ragged};
 use crate::common::simulated;
 use crate::common::synthetic::{Rng, Tensors, rope_table};
-use crate::harness::{Case, Tolerance, ragged};
 
 const NORM_EPS: f32 = 1e-5;
 

@@ -2,14 +2,12 @@
 //!
 //! transformers computes the same model in f32 in another order of sums. That changes last bits, and now and then which way a key or a value is
 //! rounded to f16, which moves a log-probability by some 1e-5. Decisions in the recorded searches are at least 1e-4 apart.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::Tested;
-use common::synthetic::TinyModel;
+use crate::common::Tested;
+use crate::common::synthetic::TinyModel;
 use kiln::device::Limits;
 use kiln::device::reference::Mode;
 use kiln::engine::{Engine, Event, Request};
@@ -51,7 +49,7 @@ struct Recorded {
 }
 
 fn golden() -> Golden {
-    serde_json::from_str(include_str!("golden/beams.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/beams.json")).unwrap()
 }
 
 impl Case {

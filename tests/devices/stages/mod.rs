@@ -3,14 +3,11 @@
 //! Stages whose input rows are given as f32 (`OutProj`, `Down`) must have the reference's bits: the rule of quantisation and
 //! the order of sums are fixed, but for sums of floats on tensor cores. The others start with a norm or contain exponentials, which devices compute in their own
 //! order: they come near, by tolerances derived in `cases.rs`.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod cases;
 mod harness;
 
+use crate::common;
 use kiln::device::KvCacheDType;
 use kiln::model::{Activation, RopePairing, Stage};
 use kiln::weights::DType;

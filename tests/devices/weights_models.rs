@@ -1,14 +1,12 @@
 //! Model files as a whole: what is in them and not read, vocabularies with more rows than tokens, and what `kiln inspect`
 //! shows of them.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
+use crate::common;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::llama_file::{LlamaFile, latin1, write};
-use common::{Tested, log_softmax, reference, rows_of};
+use crate::common::llama_file::{LlamaFile, latin1, write};
+use crate::common::{Tested, log_softmax, reference, rows_of};
 use kiln::device::reference::Mode;
 use kiln::device::{Batch, Checkpoint, Choice, SampleRow, SlotStart};
 use kiln::ids::{BlockId, SlotId};

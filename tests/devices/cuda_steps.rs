@@ -1,12 +1,10 @@
 //! What the CUDA device asks of the driver from step to step, by the simulated driver's own account: one upload and one graph launch per
 //! decode step, a few bytes back, and no memory once it has opened.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
-use common::simulated;
-use common::synthetic::TinyModel;
+use crate::common;
+use crate::common::simulated;
+use crate::common::synthetic::TinyModel;
 use kiln::device::{KvCacheDType, Limits};
 use kiln::engine::{Engine, Event, Request};
 use kiln::ids::TokenId;

@@ -1,14 +1,11 @@
 //! Every allocation, copy, launch and wait of the CUDA device fails once, on the simulated GPU, each in a process of its own: the error is
 //! typed and names its operation, nothing panics, and no memory is left allocated, neither the device's nor pinned.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
-
-mod common;
 
 use std::path::Path;
 
-use common::simulated;
-use common::synthetic::TinyModel;
+use crate::common::simulated;
+use crate::common::synthetic::TinyModel;
 use kiln::device::cuda::CudaDevice;
 use kiln::device::{DeviceError, KvCacheDType, Limits};
 use kiln::engine::{Engine, EngineError, Request};

@@ -1,11 +1,9 @@
 //! A row's bits depend on its sequence's ids and positions alone: not on other rows, its place among them, the cut of its
 //! prompt, block placement, or threads. Logits, cache and what is sampled are compared with `==` on bits.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
-use common::synthetic::{Rng, TinyModel};
-use common::{Tested, reference};
+use crate::common;
+use crate::common::synthetic::{Rng, TinyModel};
+use crate::common::{Tested, reference};
 use kiln::device::reference::Mode;
 use kiln::device::{
     Batch, BatchSeq, BlockCopy, Checkpoint, Choice, Device, InputToken, KvCacheDType, Limits, SampleRow,

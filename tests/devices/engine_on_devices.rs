@@ -1,12 +1,10 @@
 //! A request's seed fixes its output on one device: whatever runs beside it, in however many pieces its prompt is computed,
 //! whether it is preempted and computed again or found in the cache, and with a step in flight or none. Tokens are compared with their
 //! log-probabilities' bits.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
-mod common;
-
-use common::requests::{self, Output, generate};
-use common::synthetic::TinyModel;
+use crate::common;
+use crate::common::requests::{self, Output, generate};
+use crate::common::synthetic::TinyModel;
 use kiln::device::reference::{Mode, ReferenceDevice};
 use kiln::device::{Device, KvCacheDType, Limits};
 use kiln::engine::{Engine, FinishReason, Request};

@@ -1,5 +1,4 @@
 //! OpenAI's bodies: which fields are understood, refused by path or named as ignored, and how log-probabilities keep their tokens.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
 use kiln::ids::TokenId;
 use kiln::sampling::{Answers, FinishReason, GenerateRequest, SamplingParams, SequenceMetrics};

@@ -1,5 +1,4 @@
 //! The default model's tokenizer against ids that llama.cpp gave.
-#![allow(clippy::unwrap_used)]
 
 use kiln::ids::TokenId;
 use kiln::tokenizer::{EncodeOptions, SpecialText, Tokenizer};
@@ -22,7 +21,7 @@ struct Generation {
 }
 
 fn generations() -> Vec<Generation> {
-    serde_json::from_str(include_str!("golden/smollm2-q4_1-greedy.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/smollm2-q4_1-greedy.json")).unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use kiln::weights::{BLOCK_WEIGHTS, DType, dequantise_row, has_min, unpack_block};
 
-const GOLDEN: &[u8] = include_bytes!("golden/dequant.bin");
+const GOLDEN: &[u8] = include_bytes!("../golden/dequant.bin");
 
 struct Record {
     dtype: DType,

@@ -1,5 +1,4 @@
 //! The `kiln` command as users and scripts meet it: real model, real processes.
-#![allow(clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -148,7 +147,7 @@ fn tokenize_score_and_inspect_speak_json() {
 
 #[test]
 fn perplexity_equals_llama_cpps() {
-    let golden: Value = serde_json::from_str(include_str!("golden/perplexity.json")).unwrap();
+    let golden: Value = serde_json::from_str(include_str!("../golden/perplexity.json")).unwrap();
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE-APACHE");
     let found = json(with_model("perplexity", &["--ctx", "512", "--json", text.to_str().unwrap()]));
     assert_eq!(found["tokens"], golden["tokens"]);

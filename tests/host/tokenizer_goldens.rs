@@ -1,5 +1,4 @@
 //! Every tokenizer against ids that llama.cpp gave a table of odd strings (recorded by `xtask/goldens/tokens.py`).
-#![allow(clippy::unwrap_used)]
 
 use kiln::ids::TokenId;
 use kiln::tokenizer::{AddSpecial, EncodeOptions, ParseSpecial, Tokenizer};

@@ -1,13 +1,10 @@
 //! `kiln` where there is no driver, no GPU, or too little memory on it: one clear line, and `--device auto` goes on with the CPU.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
-
-mod common;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::simulated;
+use crate::common::simulated;
 
 /// Runs the default model for two tokens with `libraries` in front of the system's.
 fn run(libraries: &Path, device: &[&str], settings: &[(&str, &str)]) -> Output {

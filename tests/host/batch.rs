@@ -1,5 +1,4 @@
 //! `kiln batch`: OpenAI's batch format, errors as answers, and going on after a kill.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
