@@ -161,7 +161,7 @@ impl Device for Scripted {
         assert!(self.steps().count() < self.depth, "too many steps in flight");
         self.submitted += 1;
         if Some(self.submitted) == self.fails_at {
-            return Err(DeviceError::NoCheckpoint("this device fails on request".into()));
+            return Err(DeviceError::NoGpu { reason: "this device fails on request".into() });
         }
         let block_tokens = self.limits.block_tokens;
         let written = |seq: &BatchSeq| seq.block_table[(seq.position_start / block_tokens) as usize..].to_vec();

@@ -18,22 +18,11 @@ use crate::text::TextModel;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
+pub use crate::device::{DeviceChoice, OpenDevice};
 use capacity::{SequenceNeed, limits_of};
 pub use generate::{Control, Generating};
 pub use host::{Delivery, EngineHandle, Events, Ticket};
-pub use loaded::{LoadedModel, OnProgress, OpenDevice, Progress};
-
-/// What runs the model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The fastest device there is.
-    #[default]
-    Auto,
-    /// A GPU of at least compute capability 8.0.
-    Cuda,
-    Cpu,
-    Reference,
-}
+pub use loaded::{LoadedModel, OnProgress, Progress};
 
 /// How many sequences may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod cuda_driver;
 mod cuda_faults;
 mod cuda_profiling;
 mod cuda_steps;
+mod device_contract;
 mod engine_on_devices;
 mod engine_thread;
 mod golden_smollm2;

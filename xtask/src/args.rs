@@ -37,7 +37,7 @@ Set-up, demo, tests, lints, golden files and comparisons of kiln.
 Usage: cargo xtask TASK [ARGUMENTS]      (cargo xtask TASK --help explains one)
 
   demo [PROMPT]   fetch the default model if it is missing, build what this machine can use, and stream an answer
-  setup           fetch and check what the tests need: the default model, and the CUDA compiler from Python wheels
+  setup           fetch and check what the tests need: the default model, CUDA's compiler, reference data
   test [ARGS]     the set-up, then `cargo test --workspace [ARGS]`
   lint            formatting, clippy, documentation, and the repository's own rules
 
@@ -61,7 +61,8 @@ Usage: cargo xtask demo [--device DEVICE] [PROMPT]
                     simulated GPU: slow, a minute or more";
 
 const SETUP_HELP: &str = "\
-Fetch and check what the tests need: the default model, and the CUDA compiler from Python wheels. Fetches nothing that is there.
+Fetch and check what the tests need: the default model, the CUDA compiler from Python wheels, the templates and vocabularies
+that tests compare with, and the crates. Fetches nothing that is there; afterwards no network is needed.
 
 Usage: cargo xtask setup";
 

@@ -9,6 +9,7 @@ pub mod lint;
 pub mod model;
 pub mod process;
 pub mod progress;
+pub mod references;
 pub mod repo;
 pub mod simulated;
 

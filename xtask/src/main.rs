@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use xtask::args::{self, Task};
 use xtask::repo::Repo;
-use xtask::{Error, cuda_tools, demo, lint, model, process};
+use xtask::{Error, cuda_tools, demo, lint, model, process, references};
 
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1)).and_then(run) {
@@ -23,7 +23,10 @@ fn run(task: Task) -> Result<(), Error> {
             Ok(())
         }
         Task::Demo { prompt, device } => demo::run(&repo, &prompt, device.as_deref()),
-        Task::Setup => setup(&repo),
+        Task::Setup => {
+            setup(&repo)?;
+            process::run(process::cargo(&repo).args(["fetch", "--locked"]))
+        }
         Task::Test { cargo_args } => {
             setup(&repo)?;
             process::run(process::cargo(&repo).args(["test", "--workspace"]).args(cargo_args))
@@ -34,7 +37,7 @@ fn run(task: Task) -> Result<(), Error> {
 }
 
 fn setup(repo: &Repo) -> Result<(), Error> {
-    for path in [model::ensure_default_model(repo)?, cuda_tools::ensure(repo)?] {
+    for path in [model::ensure_default_model(repo)?, cuda_tools::ensure(repo)?, references::ensure(repo)?] {
         println!("ready: {}", repo.relative(&path));
     }
     Ok(())

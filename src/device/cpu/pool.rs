@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::device::DeviceError;
+
 /// Spins before a waiter parks: about 50 µs of `pause` on current machines, several stages of a decode step.
 const SPINS_MAX: u32 = 4_000;
 
@@ -112,8 +114,11 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads - 1` workers; fails if the system gives no thread.
-    pub fn new(threads: usize) -> std::io::Result<Pool> {
+    /// Starts `threads - 1` workers.
+    ///
+    /// # Errors
+    /// `Threads` if the system gives fewer; those that were started have ended.
+    pub fn new(threads: usize) -> Result<Pool, DeviceError> {
         let state = Arc::new(State {
             start: Gate::default(),
             busy: AtomicU32::new(0),
@@ -124,9 +129,13 @@ impl Pool {
         let mut pool = Pool { threads, state: Arc::clone(&state), workers: Vec::new() };
         for index in 1..threads {
             let state = Arc::clone(&state);
-            let worker =
-                std::thread::Builder::new().name(format!("kiln-cpu-{index}")).spawn(move || work(&state, index))?;
-            pool.workers.push(worker);
+            let builder = std::thread::Builder::new().name(format!("kiln-cpu-{index}"));
+            let worker = builder.spawn(move || work(&state, index));
+            pool.workers.push(worker.map_err(|error| DeviceError::Threads {
+                asked: threads as u32,
+                started: index as u32,
+                reason: error.to_string(),
+            })?);
         }
         Ok(pool)
     }

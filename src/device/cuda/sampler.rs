@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::device::sampler::{self, BadRow, Choice, Distribution, Penalties, SampleRow, Sampled};
-use crate::device::{DeviceError, Limits, SlotStart};
+use crate::device::{DeviceError, Limits, Purpose, REPORTED_TOKENS_MAX, SlotStart};
 use crate::ids::TokenId;
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu, Kernel, Module, Need, PinnedBuffer};
+use super::driver::{DeviceBuffer, Gpu, Kernel, Module, PinnedBuffer};
 use super::slots::Slots;
+
+const _: () = assert!(REPORTED_TOKENS_MAX == KILN_TOP_MAX, "results hold what the contract allows");
 
 /// `sizeof(SampleShared)` of cuda/sample.cu without the scores.
 const SHARED_BYTES: u32 = KILN_SAMPLE_BINS * 12 + KILN_SAMPLE_THREADS / 32 * 8 + 32;
@@ -86,10 +88,10 @@ impl Sampler {
         let sums = take(8, rows_max * ctas);
         let bin_counts = take(4 * 3, groups_max * KILN_SAMPLE_BINS);
         let bin_masses = take(8 * 3, groups_max * KILN_SAMPLE_BINS);
-        let scratch = DeviceBuffer::zeroed(gpu, Need::new("the sampler's histograms", "--parallel"), bytes)?;
+        let scratch = DeviceBuffer::zeroed(gpu, Purpose::Sampler, bytes)?;
         let rows = rows_max as usize;
         let row_bytes = RESULT_BYTES + KILN_TOP_MAX as usize * TOP_BYTES;
-        let buffer = || PinnedBuffer::zeroed(gpu, Need::new("results of the sampler", "--parallel"), rows * row_bytes);
+        let buffer = || PinnedBuffer::zeroed(gpu, Purpose::Sampler, rows * row_bytes);
         let results = [buffer()?, buffer()?];
         let addresses = [results[0].address(), results[1].address()];
         let base = scratch.address();
@@ -129,11 +131,6 @@ impl Sampler {
         self.slots.bytes() + self.scratch.bytes()
     }
 
-    /// Whether the starts keep the limits.
-    pub fn check_starts(&self, starts: &[SlotStart]) -> Result<(), DeviceError> {
-        self.slots.check(starts)
-    }
-
     /// Queues the starts of sequences; `buffer` is the step's.
     pub fn start(&mut self, starts: &[SlotStart], buffer: usize) -> Result<(), DeviceError> {
         if starts.is_empty() {
@@ -144,25 +141,6 @@ impl Sampler {
             self.penalties[start.slot.index()] = start.penalties;
         }
         self.slots.start(&self.start_kernel, starts, buffer)
-    }
-
-    /// Whether the rows keep the limits.
-    pub fn check_rows(&self, rows: &[SampleRow], num_logit_rows: u32) -> Result<(), DeviceError> {
-        let below = |what, limit: usize, found: u64| match found < limit as u64 {
-            true => Ok(()),
-            false => Err(DeviceError::Limit { what, limit: (limit as u64).saturating_sub(1), asked: found }),
-        };
-        below("sample rows of a step", self.rows_max + 1, rows.len() as u64)?;
-        for row in rows {
-            below("logit row of a sample row", num_logit_rows as usize, row.logit_row.into())?;
-            below("slot", self.orders.len(), row.slot.0.into())?;
-            let reported = row.choice.num_reported(row.logprobs);
-            below("most likely tokens to report", KILN_TOP_MAX as usize + 1, reported.into())?;
-            if let Choice::Forced(id) = row.choice {
-                below("token id", self.params.slots.vocab_size as usize, id.0.into())?;
-            }
-        }
-        Ok(())
     }
 
     /// The kernel's rows, and how many of them start chains. Rows of one slot that penalise what others of them sample must wait for

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use error::Error;
 use repo::Repo;
 use std::process::ExitCode;
-use xtask::{cuda_tools, model, process, repo, simulated};
+use xtask::{cuda_tools, model, process, references, repo, simulated};
 
 /// Golden files, bindings, counters and comparisons of kiln.
 #[derive(Parser)]
