@@ -97,7 +97,7 @@ impl Runner<'_> {
     /// In the profile and with the features of the tests, so that these find everything built.
     fn build(repo: &Repo) -> Result<Runner<'_>, Error> {
         process::run(process::cargo(repo).args(["build", "--workspace", "--example", "counted"]))?;
-        let target = repo.root().join("target/debug");
+        let target = repo.built()?.join("debug");
         let libraries = simulated::link(repo, &target.join("deps/libkiln_simcuda.so"))?;
         Ok(Runner { repo, program: target.join("examples/counted"), libraries })
     }
