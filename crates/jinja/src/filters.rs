@@ -91,9 +91,6 @@ impl Interp<'_> {
 
     /// `str(value)`, which leaves strings as they are.
     pub(crate) fn text(&self, value: &Value) -> Result<Text> {
-        if let Value::Generator(_) = value {
-            return Err(Error::runtime("a generator cannot be printed: make a list of it first"));
-        }
         print::str(value, &self.budget)
     }
 
@@ -132,8 +129,8 @@ impl Interp<'_> {
     fn int_filter(&self, input: &Value, call: Call) -> Result<Value> {
         let [default, base] = call.bind("int", ["default", "base"], 0)?;
         let default = default.unwrap_or(Value::Int(0));
-        let base = self.int_arg(base, 10)?;
         if let Value::Str(text) = input {
+            let base = self.int_arg(base, 10)?;
             if base != 0 && !(2..=36).contains(&base) {
                 return Ok(self.float_as_int(input)?.unwrap_or(default));
             }

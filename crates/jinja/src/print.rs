@@ -1,6 +1,7 @@
 //! Python's `str` and `repr`.
 
 use crate::budget::Budget;
+use crate::error::Error;
 use crate::text::{Origin, Text, TextBuf};
 use crate::value::{Object, Result, Value, View};
 
@@ -103,7 +104,10 @@ fn write_repr(value: &Value, out: &mut TextBuf, budget: &Budget) -> Result<()> {
             };
             out.push(&text, Origin::Input);
         }
-        Value::Generator(_) => out.push("<generator object>", Origin::Input),
+        // Its text has an address in it: no two runs would be equal.
+        Value::Generator(_) => {
+            return Err(Error::runtime("a generator cannot be printed: make a list of it first"));
+        }
         Value::Object(object) => match &**object {
             Object::Namespace(dict) => {
                 out.push("<Namespace ", Origin::Input);

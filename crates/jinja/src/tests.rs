@@ -6,7 +6,7 @@ use crate::eval::{Call, Interp};
 use crate::filters;
 use crate::methods;
 use crate::print;
-use crate::value::{Object, Result, Value};
+use crate::value::{Key, Object, Result, Value};
 
 const NAMES: [&str; 39] = [
     "odd", "even", "divisibleby", "defined", "undefined", "filter", "test", "none", "boolean", "false", "true", "integer",
@@ -46,8 +46,8 @@ impl Interp<'_> {
             "even" => self.is_remainder(&value, &Value::Int(2), 0)?,
             "defined" => !value.is_undefined(),
             "undefined" => value.is_undefined(),
-            "filter" => value.as_str().is_some_and(filters::exists),
-            "test" => value.as_str().is_some_and(exists),
+            "filter" => Key::new(value, &self.budget)?.0.as_str().is_some_and(filters::exists),
+            "test" => Key::new(value, &self.budget)?.0.as_str().is_some_and(exists),
             "none" => matches!(value, Value::None),
             "boolean" => matches!(value, Value::Bool(_)),
             "false" => matches!(value, Value::Bool(false)),

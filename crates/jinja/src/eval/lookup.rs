@@ -203,7 +203,7 @@ impl Interp<'_> {
             Value::List(items) | Value::Tuple(items, _) => items.to_vec(),
             Value::Str(text) => {
                 let starts = text.as_str().char_indices();
-                starts.map(|(at, char)| Value::Str(text.slice(at..at + char.len_utf8()))).collect()
+                starts.map(|(at, char)| Value::Str(text.slice(at..at + char.len_utf8()).with_markup(false))).collect()
             }
             Value::Dict(dict) | Value::View(View::Keys, dict) => dict.pairs().map(|(key, _)| key.clone()).collect(),
             Value::View(View::Values, dict) => dict.pairs().map(|(_, value)| value.clone()).collect(),

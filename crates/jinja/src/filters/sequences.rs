@@ -181,7 +181,7 @@ impl Interp<'_> {
             let by = if ignore_case { self.lowered(by)? } else { by };
             pairs.push((by, Value::tuple(vec![key.clone(), value.clone()])));
         }
-        self.sorted(pairs, reverse.is_some_and(|value| value.is_true())).map(Value::list)
+        self.sorted(pairs, self.int_arg(reverse, 0)? != 0).map(Value::list)
     }
 
     /// Stable, also in reverse.
@@ -219,7 +219,7 @@ impl Interp<'_> {
             let keys = getters.iter().map(|getter| self.get(getter, &item)).collect::<Result<_>>()?;
             pairs.push((Value::list(keys), item));
         }
-        self.sorted(pairs, reverse.is_some_and(|value| value.is_true())).map(Value::list)
+        self.sorted(pairs, self.int_arg(reverse, 0)? != 0).map(Value::list)
     }
 
     fn groupby(&self, input: &Value, call: Call) -> Result<Value> {
