@@ -7,6 +7,7 @@ mod openai_requests;
 mod tokenizer_chat;
 mod tokenizer_default_model;
 mod tokenizer_goldens;
+mod tokenizer_provenance;
 mod tokenizer_stream;
 mod weights_dequant;
 mod weights_gguf;

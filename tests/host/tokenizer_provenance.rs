@@ -1,5 +1,4 @@
 //! What a request says stays text: control tokens come only from where the template itself speaks.
-#![allow(clippy::unwrap_used)]
 
 use kiln::ids::TokenId;
 use kiln::tokenizer::{EncodeOptions, Tokenizer};
