@@ -8,6 +8,6 @@ pub mod kv;
 pub mod model;
 pub mod runtime;
 pub mod sampling;
-pub mod server;
+pub mod text;
 pub mod tokenizer;
 pub mod weights;

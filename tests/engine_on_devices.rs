@@ -50,7 +50,7 @@ fn engine(device: Box<dyn Device>) -> Engine {
 fn check(name: &str, device: impl Fn(&Limits) -> Box<dyn Device>) {
     let alone: Vec<Output> = (0..num_requests()).flat_map(|i| run(device(&limits(8, 128)), [i]).0).collect();
     assert!(
-        alone.iter().any(|output| output.reason == Some(FinishReason::Stop)),
+        alone.iter().any(|output| output.reason == Some(FinishReason::StopToken)),
         "{name}: stop ids were meant to be met"
     );
     assert!(alone.iter().any(|output| output.reason == Some(FinishReason::Length)));

@@ -4,8 +4,8 @@
 mod common;
 
 use kiln::ids::TokenId;
-use kiln::runtime::{Answers, Control, DeviceChoice, GenerateRequest, Runtime, RuntimeOptions};
-use kiln::sampling::SamplingParams;
+use kiln::runtime::{Control, DeviceChoice, Runtime, RuntimeOptions};
+use kiln::sampling::{Answers, GenerateRequest, SamplingParams};
 
 const SHARED_TOKENS: u32 = 2000;
 const BLOCK_TOKENS: u32 = 16;
@@ -14,8 +14,8 @@ const BLOCK_TOKENS: u32 = 16;
 #[test]
 fn the_second_request_on_a_shared_prompt_starts_ten_times_sooner() {
     let options = RuntimeOptions { device: DeviceChoice::Cpu, context_tokens: Some(2100), ..RuntimeOptions::default() };
-    let mut runtime = Runtime::open(&common::smollm2_path(), &options).unwrap();
-    let mut timings = |question: u32| {
+    let runtime = Runtime::open(&common::smollm2_path(), &options).unwrap();
+    let timings = |question: u32| {
         let shared = (0..SHARED_TOKENS).map(|i| TokenId(100 + i * 31 % 40_000));
         let prompt_ids = shared.chain((0..10).map(|i| TokenId(100 + question * 1000 + i))).collect();
         let params = SamplingParams { max_tokens: Some(4), temperature: 0.0, ..SamplingParams::default() };

@@ -119,7 +119,7 @@ fn check(tested: &Tested) {
     }
 
     let alone = bench.alone(&requests);
-    for reason in [FinishReason::Stop, FinishReason::Length] {
+    for reason in [FinishReason::StopToken, FinishReason::Length] {
         assert!(alone.iter().any(|output| output.reason == Some(reason)), "{name}: no request ends by {reason:?}");
     }
 

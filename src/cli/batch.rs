@@ -1,16 +1,19 @@
 //! `kiln batch`: a file of requests to a file of answers.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::runtime::{Generation, Output, RequestId, Runtime, RuntimeError, RuntimeOptions, Sequences};
-use kiln::server::openai::{self, ApiError, ApiRequest, Endpoint};
+use kiln::engine::{EngineError, Event};
+use kiln::runtime::{Delivery, Generating, Runtime, RuntimeError, RuntimeOptions, Sequences};
+use kiln::text::openai::{self, ApiRequest, Endpoint};
+use kiln::text::{Generation, Refusal, TextModel};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -66,9 +69,17 @@ struct Line {
 struct Running {
     custom_id: String,
     request: ApiRequest,
-    ids: Vec<RequestId>,
-    answers: HashMap<RequestId, Vec<Generation>>,
+    prompts: Vec<Prompt>,
 }
+
+#[derive(Debug)]
+enum Prompt {
+    Open(Box<Generating>),
+    Answered(Vec<Generation>),
+}
+
+/// What the engine's thread sends: an event of a line's prompt.
+type Message = (usize, usize, Delivery);
 
 /// Runs the command.
 pub fn run(args: &BatchArgs) -> Result<(), CliError> {
@@ -90,41 +101,54 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
         sequences: args.parallel.map_or(Sequences::AsManyAsFit, Sequences::Exactly),
         ..args.device.runtime_options()
     };
-    let mut runtime = Runtime::open(&args.model, &options)?;
-    let mut running: Vec<Running> = Vec::new();
-    let mut lines = VecDeque::from(lines);
+    let runtime = Runtime::open(&args.model, &options)?;
+    let (sender, messages) = channel::<Message>();
+    let mut running: HashMap<usize, Running> = HashMap::new();
+    let mut lines = lines.into_iter().enumerate();
     loop {
         // As many wait in the engine as run, so that it never lacks work.
-        while runtime.num_open() < 2 * runtime.engine().sequences_max() as usize
-            && let Some(line) = lines.pop_front()
+        let open = |running: &HashMap<usize, Running>| running.values().map(|line| line.prompts.len()).sum::<usize>();
+        while open(&running) < 2 * runtime.facts().limits.slots_max as usize
+            && let Some((number, line)) = lines.next()
         {
-            match start(&mut runtime, line)? {
-                Ok(line) => running.push(line),
-                Err((custom_id, error)) => answers.write_error(&custom_id, &error)?,
+            match start(&runtime, number, line, &sender)? {
+                Ok(line) => drop(running.insert(number, line)),
+                Err((custom_id, refusal)) => answers.write_error(&custom_id, &refusal)?,
             }
         }
         bar.set_position((total - lines.len() - running.len()) as u64);
-        if running.is_empty() && lines.is_empty() {
+        if running.is_empty() {
             bar.finish_and_clear();
             return Ok(());
         }
-        for output in runtime.step()? {
-            let Output::Done { request, result } = output else { continue };
-            // A line that has failed already is not there any more.
-            let Some(at) = running.iter().position(|line| line.ids.contains(&request)) else { continue };
-            match result.map_err(RuntimeError::from) {
-                Ok(generations) => drop(running[at].answers.insert(request, generations)),
-                Err(error) => {
-                    let line = running.swap_remove(at);
-                    cancel(&mut runtime, &line.ids);
-                    answers.write_error(&line.custom_id, &ApiError::try_from(error)?)?;
-                    continue;
-                }
-            }
-            if running[at].answers.len() == running[at].ids.len() {
-                answers.write_answer(running.swap_remove(at), &runtime)?;
+        let (number, prompt, delivery) = messages.recv().map_err(|_| RuntimeError::from(EngineError::Stopped))?;
+        // A line that has failed already is not there any more.
+        let Some(line) = running.get_mut(&number) else { continue };
+        let (index, event) = delivery.map_err(RuntimeError::from)?;
+        let outcome = line.receive(prompt, index, event);
+        if !matches!(outcome, Ok(false))
+            && let Some(line) = running.remove(&number)
+        {
+            match outcome {
+                Ok(_) => answers.write_answer(line, runtime.text())?,
+                Err(error) => answers.write_error(&line.custom_id, &error.into_refusal()?)?,
             }
         }
+    }
+}
+
+impl Running {
+    /// Takes the next event of one of the line's prompts. True when all are answered.
+    fn receive(&mut self, prompt: usize, index: u32, event: Event) -> Result<bool, RuntimeError> {
+        let Prompt::Open(generating) = &mut self.prompts[prompt] else { return Ok(false) };
+        generating.receive(index, event);
+        if !generating.is_done() {
+            return Ok(false);
+        }
+        if let Prompt::Open(generating) = std::mem::replace(&mut self.prompts[prompt], Prompt::Answered(Vec::new())) {
+            self.prompts[prompt] = Prompt::Answered(generating.finish()?);
+        }
+        Ok(self.prompts.iter().all(|prompt| matches!(prompt, Prompt::Answered(_))))
     }
 }
 
@@ -143,35 +167,35 @@ fn read_requests(path: &Path) -> Result<Vec<Line>, CliError> {
     Ok(lines)
 }
 
-/// Gives a line's prompts to the runtime; or its id and what is wrong with it.
-fn start(runtime: &mut Runtime, line: Line) -> Result<Result<Running, (String, ApiError)>, RuntimeError> {
+/// Gives a line's prompts to the engine; or its id and what is wrong with it.
+fn start(
+    runtime: &Runtime,
+    number: usize,
+    line: Line,
+    sender: &Sender<Message>,
+) -> Result<Result<Running, (String, Refusal)>, RuntimeError> {
     let Line { custom_id, method, url, body } = line;
-    let endpoint = Endpoint::at(&url).filter(|_| method == "POST").ok_or_else(|| ApiError {
+    let endpoint = Endpoint::at(&url).filter(|_| method == "POST").ok_or_else(|| Refusal {
         status: 404,
         message: format!("there is no {method} {url}: POST to /v1/chat/completions or /v1/completions"),
         param: Some("url".to_owned()),
+        code: None,
     });
-    let request = match endpoint.and_then(|endpoint| openai::parse(endpoint, body, runtime)) {
+    let request = match endpoint.and_then(|endpoint| openai::parse(endpoint, body, runtime.text())) {
         Ok(request) => request,
-        Err(error) => return Ok(Err((custom_id, error))),
+        Err(refusal) => return Ok(Err((custom_id, refusal))),
     };
-    let mut ids = Vec::new();
-    for prompt in &request.prompts {
-        match runtime.add(prompt.clone()) {
-            Ok(id) => ids.push(id),
-            Err(error) => {
-                cancel(runtime, &ids);
-                return Ok(Err((custom_id, ApiError::try_from(error)?)));
-            }
+    let mut prompts = Vec::new();
+    for (i, prompt) in request.prompts.iter().enumerate() {
+        let sender = sender.clone();
+        let sink = move |delivery| drop(sender.send((number, i, delivery)));
+        match runtime.submit_to(prompt.clone(), sink) {
+            Ok(generating) => prompts.push(Prompt::Open(Box::new(generating))),
+            // Those that run are cancelled with their tickets.
+            Err(error) => return Ok(Err((custom_id, error.into_refusal()?))),
         }
     }
-    Ok(Ok(Running { custom_id, request, ids, answers: HashMap::new() }))
-}
-
-fn cancel(runtime: &mut Runtime, ids: &[RequestId]) {
-    for id in ids {
-        runtime.cancel(*id);
-    }
+    Ok(Ok(Running { custom_id, request, prompts }))
 }
 
 /// The file of answers.
@@ -207,17 +231,18 @@ impl Answers {
         Ok(Answers { path: path.to_owned(), file, done })
     }
 
-    fn write_answer(&mut self, mut line: Running, runtime: &Runtime) -> Result<(), CliError> {
-        let answers: Vec<_> = line.ids.iter().filter_map(|id| line.answers.remove(id)).collect();
+    fn write_answer(&mut self, line: Running, model: &TextModel) -> Result<(), CliError> {
+        let answer = |prompt| if let Prompt::Answered(generations) = prompt { generations } else { Vec::new() };
+        let answers: Vec<_> = line.prompts.into_iter().map(answer).collect();
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let kind = if line.request.endpoint == Endpoint::ChatCompletions { "chatcmpl" } else { "cmpl" };
         let id = format!("{kind}-{}", line.custom_id);
-        let body = openai::response(&line.request, &answers, runtime.tokenizer(), &id, created);
+        let body = openai::response(&line.request, &answers, model.tokenizer(), &id, created);
         self.write(&line.custom_id, 200, body)
     }
 
-    fn write_error(&mut self, custom_id: &str, error: &ApiError) -> Result<(), CliError> {
-        self.write(custom_id, error.status, error.body())
+    fn write_error(&mut self, custom_id: &str, refusal: &Refusal) -> Result<(), CliError> {
+        self.write(custom_id, refusal.status, openai::error_body(refusal))
     }
 
     /// One line, in one write.

@@ -44,8 +44,9 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let text = read_text(&args.file)?;
     let options =
         RuntimeOptions { context_tokens: Some(args.ctx), logit_rows_max: 128, ..args.device.runtime_options() };
-    let mut runtime = Runtime::open(&args.model, &options)?;
-    let ids = runtime.tokenizer().encode(&text, TEXT_WITH_BOS)?;
+    let runtime = Runtime::open(&args.model, &options)?;
+    let tokenizer = runtime.text().tokenizer();
+    let ids = tokenizer.encode(&text, TEXT_WITH_BOS)?;
     let ctx = args.ctx as usize;
     let chunks = (ids.len() / ctx).min(args.chunks.map_or(usize::MAX, |n| n as usize));
     if chunks == 0 {
@@ -55,7 +56,7 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
             ids.len()
         )));
     }
-    let bos = runtime.tokenizer().bos().filter(|_| runtime.tokenizer().add_bos());
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let bar = ProgressBar::new(chunks as u64).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} chunks  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),

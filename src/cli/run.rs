@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::runtime::{
-    Answers, CHOICES_MAX, Control, GenerateRequest, Generation, LoadedModel, Progress, Runtime, RuntimeOptions,
-    Sequences,
-};
-use kiln::sampling::SamplingParams;
+use kiln::runtime::{Control, LoadedModel, Progress, Runtime, RuntimeOptions, Sequences};
 use kiln::sampling::beam::{BeamParams, EarlyStopping};
-use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
+use kiln::sampling::{Answers, CHOICES_MAX, GenerateRequest, SamplingParams};
+use kiln::text::{Conversation, Generation, TextModel};
+use kiln::tokenizer::EncodeOptions;
 
 use super::{CliError, DeviceArgs};
 
@@ -241,8 +239,8 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let opened = Runtime::of(&loaded, &options, &|progress| show(progress, &bar));
     bar.finish_and_clear();
     drop(loaded);
-    let mut runtime = opened?;
-    let prompt_ids = prompt_ids(&runtime, args, &prompt)?;
+    let runtime = opened?;
+    let prompt_ids = prompt_ids(runtime.text(), args, &prompt)?;
     let params = args.sampling.params(&answers);
     let streams = !args.json && answers == Answers::ONE;
     let mut output_error = None;
@@ -287,18 +285,14 @@ impl RunArgs {
     }
 }
 
-fn prompt_ids(runtime: &Runtime, args: &RunArgs, prompt: &str) -> Result<Vec<kiln::ids::TokenId>, CliError> {
-    let tokenizer = runtime.tokenizer();
+fn prompt_ids(model: &TextModel, args: &RunArgs, prompt: &str) -> Result<Vec<kiln::ids::TokenId>, CliError> {
+    let tokenizer = model.tokenizer();
     if args.raw {
         return Ok(tokenizer.encode(prompt, EncodeOptions::PROMPT)?);
     }
-    let template = runtime
-        .chat_template()
-        .map_err(|error| CliError::usage(format!("{error}; --raw takes the prompt as it is")))?;
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
-    let text = template.render(&messages, GenerationPrompt::Add)?;
-    Ok(tokenizer.encode(&text, EncodeOptions::PROMPT)?)
+    let template = model.chat_template();
+    let template = template.map_err(|error| CliError::usage(format!("{error}; --raw takes the prompt as it is")))?;
+    Ok(model.chat_prompt(template, &Conversation::of_user(args.system.as_deref(), prompt))?)
 }
 
 fn read_stdin() -> Result<String, CliError> {
@@ -341,8 +335,8 @@ fn print_statistics(runtime: &Runtime, generation: &Generation) {
          time per output token {:.2} ms ({} tokens, {:.1} tokens/s)\n\
          memory                {:.1} MiB weights, {:.1} MiB KV arena, {:.1} MiB workspace\n\
          context               {} of {} tokens\n\
-         finish                {:?}{}{}",
-        runtime.engine().device_name(),
+         finish                {}{}{}",
+        runtime.facts().device_name,
         t.time_to_first_token_ms,
         t.prompt_tokens,
         t.prompt_tokens_per_s,
@@ -354,7 +348,7 @@ fn print_statistics(runtime: &Runtime, generation: &Generation) {
         mib(m.workspace_bytes),
         t.context_tokens_used,
         t.context_tokens_max,
-        generation.finish_reason,
+        generation.finish_reason.name(),
         generation.seed.map(|seed| format!(", seed {seed}")).unwrap_or_default(),
         generation.sum_logprob.map(|sum| format!(", log-probability {sum:.4}")).unwrap_or_default(),
     );

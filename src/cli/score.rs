@@ -50,7 +50,7 @@ struct Scored {
 pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let options =
         RuntimeOptions { context_tokens: args.ctx_size, logit_rows_max: 128, ..args.device.runtime_options() };
-    let mut runtime = Runtime::open(&args.model, &options)?;
+    let runtime = Runtime::open(&args.model, &options)?;
     let mut out = std::io::stdout().lock();
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line?;
@@ -60,7 +60,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let at = |message: String| CliError::usage(format!("line {}: {message}", number + 1));
         let parsed: Line = serde_json::from_str(&line).map_err(|e| at(e.to_string()))?;
         let ids = match (parsed.text, parsed.ids) {
-            (Some(text), None) => runtime.tokenizer().encode(&text, TEXT_WITH_BOS)?,
+            (Some(text), None) => runtime.text().tokenizer().encode(&text, TEXT_WITH_BOS)?,
             (None, Some(ids)) => ids,
             _ => return Err(at("expected either \"text\" or \"ids\"".into())),
         };

@@ -1,22 +1,23 @@
 //! Sequences, scheduling and steps: `Engine::step` = schedule → submit → sample → collect → postprocess. Numbers only; stop
 //! strings belong to the text layer, which cancels what it has seen enough of.
 
+mod admission;
 mod metrics;
 pub mod scheduler;
 mod sequence;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
-pub use metrics::SequenceMetrics;
-pub use sequence::{FinishReason, Request, Sequence};
+pub use crate::sampling::{Event, FinishReason, SequenceMetrics};
+pub use admission::{Admitted, AdmittedRequest, EngineFacts};
+pub use sequence::{Request, Sequence};
 
-use crate::device::{
-    BadRow, Batch, BatchSeq, BlockCopy, Choice, Device, DeviceError, InputToken, MemoryUse, SampleRow, Sampled,
-};
+use crate::device::{BadRow, Batch, BatchSeq, BlockCopy, Choice, Device, DeviceError, InputToken, SampleRow, Sampled};
 use crate::ids::{SeqId, SlotId, TokenId};
 use crate::kv::{BlockManager, BlockTable, CopyOnWrite, KvError};
-use crate::sampling::beam::{Advance, Candidate, Hypothesis};
+use crate::sampling::beam::{Advance, Candidate};
 use crate::sampling::{ParamError, SamplingParams};
 
 use scheduler::{Schedule, Scheduler};
@@ -28,19 +29,22 @@ pub enum EngineError {
     Param(#[from] ParamError),
     #[error("the prompt is empty: give at least one token")]
     EmptyPrompt,
-    #[error("the prompt has {n_prompt_tokens} tokens, the context {n_ctx}: shorten the prompt or raise --ctx-size")]
-    PromptTooLong { n_prompt_tokens: u32, n_ctx: u32 },
+    // Agents look for these words, and shorten their conversation.
+    #[error("prompt is too long: {n_prompt_tokens} tokens > {n_prompt_tokens_max} maximum")]
+    PromptTooLong { n_prompt_tokens: u32, n_prompt_tokens_max: u32 },
     #[error("token id {id} is not in the vocabulary of {vocab_size}")]
     UnknownToken { id: TokenId, vocab_size: u32 },
     #[error(
         "the KV cache has {blocks} blocks of {block_tokens} tokens, the request with its {n_prompt_tokens} prompt tokens \
-         (context {n_ctx}) can need {needed}: raise the cache or lower max_tokens"
+         (context {n_ctx}) can need {needed}"
     )]
     NeverFits { n_prompt_tokens: u32, n_ctx: u32, needed: u32, blocks: u32, block_tokens: u32 },
-    #[error("{num_beams} beams run as so many sequences at once, and at most {most} can: raise --parallel")]
+    #[error("{num_beams} beams run as so many sequences at once, and at most {most} can")]
     TooManyBeams { num_beams: u32, most: u32 },
     #[error("the device failed before: open the model again")]
     Broken,
+    #[error("the engine's thread has ended")]
+    Stopped,
     #[error("sequences are running: wait until the engine is idle")]
     Busy,
     #[error("{source}; {sequences} unfinished sequences are lost, with {output_tokens} tokens generated so far")]
@@ -49,31 +53,6 @@ pub enum EngineError {
     BadRow(#[from] BadRow),
     #[error(transparent)]
     Device(#[from] DeviceError),
-}
-
-/// What happened in a step.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// One more output token. Of beams there is none: which tokens they are is known at the end.
-    Token { seq: SeqId, id: TokenId, logprob: Option<f32>, top: Vec<(TokenId, f32)> },
-    /// What a beam search found, best first, at least one.
-    Found { seq: SeqId, results: Vec<Hypothesis> },
-    /// The sequence's last event.
-    Finished { seq: SeqId, reason: FinishReason, metrics: SequenceMetrics },
-    /// The sequence's last event: its logits were unusable.
-    Failed { seq: SeqId, error: BadRow },
-}
-
-impl Event {
-    /// Whose event it is.
-    pub fn seq(&self) -> SeqId {
-        match *self {
-            Event::Token { seq, .. }
-            | Event::Found { seq, .. }
-            | Event::Finished { seq, .. }
-            | Event::Failed { seq, .. } => seq,
-        }
-    }
 }
 
 /// A step that was submitted and not collected: up to which position it computes whom, and who waits for how many sampled rows.
@@ -88,9 +67,7 @@ struct InFlight {
 pub struct Engine {
     device: Box<dyn Device>,
     scheduler: Scheduler,
-    /// Ids that end a sequence.
-    end_ids: Vec<TokenId>,
-    vocab_size: u32,
+    facts: Arc<EngineFacts>,
     next_seq: u32,
     /// Sequences that had their last event.
     num_ended: u32,
@@ -107,11 +84,13 @@ impl Engine {
     pub fn new(device: Box<dyn Device>, vocab_size: u32, end_ids: Vec<TokenId>) -> Engine {
         let limits = device.limits().clone();
         let blocks = BlockManager::new(limits.num_blocks, limits.block_tokens);
+        let scheduler = Scheduler::new(blocks, limits.slots_max, limits.step_rows_max, limits.logit_rows_max);
+        let (device_name, memory) = (device.name(), device.memory());
+        let facts = EngineFacts { device_name, limits, memory, vocab_size, end_ids };
         Engine {
-            scheduler: Scheduler::new(blocks, limits.slots_max, limits.step_rows_max, limits.logit_rows_max),
+            scheduler,
             device,
-            end_ids,
-            vocab_size,
+            facts: Arc::new(facts),
             next_seq: 0,
             num_ended: 0,
             step: 0,
@@ -121,34 +100,27 @@ impl Engine {
         }
     }
 
+    /// What this engine is and can.
+    pub fn facts(&self) -> &Arc<EngineFacts> {
+        &self.facts
+    }
+
     /// Accepts a request, or refuses it at once with the numbers.
     pub fn add(&mut self, request: Request) -> Result<SeqId, EngineError> {
+        let admitted = self.facts.admit_sequence(request)?;
+        self.start(admitted)
+    }
+
+    /// Accepts a sequence that was checked against this engine's facts.
+    ///
+    /// # Errors
+    /// `Broken`: the device has failed.
+    pub fn start(&mut self, admitted: Admitted) -> Result<SeqId, EngineError> {
         self.check_device()?;
-        request.params.validate(self.vocab_size)?;
-        let n_ctx = self.device.limits().context_tokens_max;
-        let n_prompt_tokens = request.prompt_ids.len() as u32;
-        self.check_ids(&request.prompt_ids)?;
-        if n_prompt_tokens >= n_ctx {
-            return Err(EngineError::PromptTooLong { n_prompt_tokens, n_ctx });
-        }
-        self.check_beams(&request)?;
-        let (blocks, block_tokens) = (self.device.limits().num_blocks, self.device.limits().block_tokens);
-        // The last token is sampled, not computed. Who names no number of tokens gets what the context and the cache hold;
-        // beams share the prompt's full blocks.
-        let (lanes, shared) = (request.lanes_max(), n_prompt_tokens / block_tokens);
-        let lane_blocks = shared + blocks.saturating_sub(shared) / lanes;
-        let lane_tokens = u64::from(lane_blocks) * u64::from(block_tokens) + 1;
-        let cache_left = lane_tokens.saturating_sub(u64::from(n_prompt_tokens)).max(1) as u32;
-        let max_tokens = request.params.max_tokens.unwrap_or(cache_left).min(n_ctx - n_prompt_tokens);
-        let positions = n_prompt_tokens + max_tokens.saturating_sub(1);
-        let needed = self.scheduler.blocks().blocks_for_lanes(lanes, n_prompt_tokens, positions);
-        if needed > blocks {
-            return Err(EngineError::NeverFits { n_prompt_tokens, n_ctx, needed, blocks, block_tokens });
-        }
         let id = SeqId(self.next_seq);
         self.next_seq += 1;
-        let seq = Sequence::new(id, request, max_tokens, &self.end_ids);
-        if max_tokens == 0 {
+        let seq = Sequence::new(id, admitted, &self.facts.end_ids);
+        if seq.max_tokens == 0 {
             let metrics = self.metrics_of(&seq);
             self.end(Event::Finished { seq: id, reason: FinishReason::Length, metrics });
         } else {
@@ -169,24 +141,6 @@ impl Engine {
     /// Whether there is nothing to do and nothing to tell.
     pub fn is_idle(&self) -> bool {
         self.scheduler.is_idle() && self.in_flight.is_empty() && self.events.is_empty()
-    }
-
-    pub fn memory(&self) -> MemoryUse {
-        self.device.memory()
-    }
-
-    pub fn device_name(&self) -> String {
-        self.device.name()
-    }
-
-    /// Positions that one sequence can hold.
-    pub fn context_tokens_max(&self) -> u32 {
-        self.device.limits().context_tokens_max
-    }
-
-    /// Sequences that can run at once; beams count as so many.
-    pub fn sequences_max(&self) -> u32 {
-        self.device.limits().slots_max
     }
 
     /// Sequences computed again for lack of blocks.
@@ -239,19 +193,16 @@ impl Engine {
         if !self.is_idle() {
             return Err(EngineError::Busy);
         }
-        self.check_ids(ids)?;
-        let n_ctx = self.device.limits().context_tokens_max;
-        if ids.len() as u32 > n_ctx {
-            return Err(EngineError::PromptTooLong { n_prompt_tokens: ids.len() as u32, n_ctx });
-        }
-        let (n_prompt_tokens, block_tokens) = (ids.len() as u32, self.device.limits().block_tokens);
+        let params = self.facts.check_scored(ids, top_n)?;
+        let n_ctx = self.facts.context_tokens_max();
+        let (n_prompt_tokens, block_tokens) = (ids.len() as u32, self.facts.limits.block_tokens);
         let mut table = BlockTable::default();
         let never_fits = |e: KvError| {
             let (needed, blocks) = (e.asked, e.total);
             EngineError::NeverFits { n_prompt_tokens, n_ctx, needed, blocks, block_tokens }
         };
         self.scheduler.blocks().grow(&mut table, n_prompt_tokens - 1).map_err(never_fits)?;
-        let scored = self.score_rows(ids, top_n, &table);
+        let scored = self.score_rows(ids, &params, &table);
         self.scheduler.blocks().release(&mut table);
         self.is_broken |= matches!(scored, Err(EngineError::Device(_)));
         scored
@@ -260,12 +211,11 @@ impl Engine {
     fn score_rows(
         &mut self,
         ids: &[TokenId],
-        top_n: u32,
+        params: &SamplingParams,
         table: &BlockTable,
     ) -> Result<Vec<Option<Sampled>>, EngineError> {
         let limits = self.device.limits();
         let rows_max = limits.step_rows_max.min(limits.logit_rows_max) as usize;
-        let params = SamplingParams { logprobs: Some(top_n), ..SamplingParams::default() };
         let mut scored = vec![None];
         let mut starts = vec![params.slot_start(SlotId(0), &[], &[], &[])];
         for start in (0..ids.len() - 1).step_by(rows_max) {
@@ -299,26 +249,6 @@ impl Engine {
         if self.is_broken { Err(EngineError::Broken) } else { Ok(()) }
     }
 
-    fn check_ids(&self, ids: &[TokenId]) -> Result<(), EngineError> {
-        if ids.is_empty() {
-            return Err(EngineError::EmptyPrompt);
-        }
-        match ids.iter().find(|id| id.0 >= self.vocab_size) {
-            Some(&id) => Err(EngineError::UnknownToken { id, vocab_size: self.vocab_size }),
-            None => Ok(()),
-        }
-    }
-
-    fn check_beams(&self, request: &Request) -> Result<(), EngineError> {
-        let Some(beams) = &request.beams else { return Ok(()) };
-        let ends = self.end_ids.iter().chain(&request.params.stop_token_ids);
-        beams.validate(&request.params, ends.filter(|&&id| request.ends_with(id, &self.end_ids)).count())?;
-        let limits = self.device.limits();
-        let most = limits.slots_max.min(limits.step_rows_max).min(limits.logit_rows_max);
-        let num_beams = beams.num_beams;
-        if num_beams > most { Err(EngineError::TooManyBeams { num_beams, most }) } else { Ok(()) }
-    }
-
     fn submit(&mut self, schedule: &Schedule) -> Result<(), EngineError> {
         let mut batch = Batch::default();
         let (mut rows, mut waiters, mut position_ends) = (Vec::new(), Vec::new(), Vec::new());
@@ -330,7 +260,7 @@ impl Engine {
                 let (slot, output) = (seq.slots[lane].id, seq.output(lane));
                 if needs_start {
                     let Request { prompt_ids, params, .. } = &seq.request;
-                    batch.starts.push(params.slot_start(slot, prompt_ids, &output, &self.end_ids));
+                    batch.starts.push(params.slot_start(slot, prompt_ids, &output, &self.facts.end_ids));
                 }
                 let positions = seq.submitted..seq.submitted + item.rows;
                 batch.seqs.push(BatchSeq {
@@ -409,7 +339,9 @@ impl Engine {
         }
         let results = search.results();
         let Some(best) = results.first() else { return self.fail(id, BadRow::AllMasked) };
-        let reason = if best.is_stopped { FinishReason::Stop } else { FinishReason::Length };
+        let end =
+            best.ids.last().filter(|_| best.is_stopped).and_then(|&id| seq.request.end_of(id, &self.facts.end_ids));
+        let reason = end.unwrap_or(FinishReason::Length);
         self.events.push(Event::Found { seq: id, results });
         self.finish(id, reason);
     }
@@ -422,18 +354,17 @@ impl Engine {
             Ok(token) => token,
             Err(error) => return self.fail(id, error),
         };
-        debug_assert!(token.0 < self.vocab_size, "devices sample from the vocabulary");
+        debug_assert!(token.0 < self.facts.vocab_size, "devices sample from the vocabulary");
         let now = Instant::now();
         seq.output_ids.push(token);
         seq.times.first_token.get_or_insert(now);
         seq.times.last_token = Some(now);
-        let stops = seq.request.ends_with(token, &self.end_ids);
         let is_full = seq.output_ids.len() as u32 >= seq.max_tokens;
-        self.events.push(Event::Token { seq: id, id: token, logprob: sampled.logprob, top: sampled.top });
-        if stops {
-            self.finish(id, FinishReason::Stop);
-        } else if is_full {
-            self.finish(id, FinishReason::Length);
+        let end = seq.request.end_of(token, &self.facts.end_ids);
+        let ends = end.or(is_full.then_some(FinishReason::Length));
+        self.events.push(Event::Token { seq: id, id: token, logprob: sampled.logprob, top: sampled.top, ends });
+        if let Some(reason) = ends {
+            self.finish(id, reason);
         }
     }
 
@@ -464,7 +395,7 @@ impl Engine {
     }
 
     fn metrics_of(&self, seq: &Sequence) -> SequenceMetrics {
-        SequenceMetrics::of(seq, self.context_tokens_max())
+        metrics::metrics_of(seq, self.facts.context_tokens_max())
     }
 }
 

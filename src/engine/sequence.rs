@@ -6,8 +6,10 @@ use std::time::Instant;
 use crate::device::InputToken;
 use crate::ids::{SeqId, SlotId, TokenId};
 use crate::kv::BlockTable;
-use crate::sampling::SamplingParams;
 use crate::sampling::beam::{BeamParams, BeamSearch};
+use crate::sampling::{FinishReason, SamplingParams};
+
+use super::Admitted;
 
 /// What to generate from.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,22 +35,22 @@ impl Request {
         self.beams.as_ref().map_or(1, |beams| beams.num_beams)
     }
 
-    /// Whether a token ends the output. `end_ids` are the model's own.
-    pub fn ends_with(&self, id: TokenId, end_ids: &[TokenId]) -> bool {
-        !self.params.ignore_eos && end_ids.contains(&id) || self.params.stop_token_ids.contains(&id)
+    /// Why a token ends the output, if it does. `end_ids` are the model's own.
+    pub fn end_of(&self, id: TokenId, end_ids: &[TokenId]) -> Option<FinishReason> {
+        if !self.params.ignore_eos && end_ids.contains(&id) {
+            Some(FinishReason::EndOfSequence)
+        } else if self.params.stop_token_ids.contains(&id) {
+            Some(FinishReason::StopToken)
+        } else {
+            None
+        }
     }
-}
 
-/// Why a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FinishReason {
-    /// End of sequence, a stop id or a stop string.
-    Stop,
-    /// `max_tokens` or the context's end.
-    Length,
-    /// The caller took it back.
-    Cancelled,
+    /// The ids that end the output.
+    pub fn ends(&self, end_ids: &[TokenId]) -> Vec<TokenId> {
+        let all = end_ids.iter().chain(&self.params.stop_token_ids).copied();
+        all.filter(|&id| self.end_of(id, end_ids).is_some()).collect()
+    }
 }
 
 /// A request in the engine.
@@ -99,11 +101,9 @@ pub struct Times {
 
 impl Sequence {
     /// `end_ids` end a sequence of this model.
-    pub fn new(id: SeqId, request: Request, max_tokens: u32, end_ids: &[TokenId]) -> Sequence {
-        let search = request.beams.clone().map(|beams| {
-            let ends = end_ids.iter().chain(&request.params.stop_token_ids).copied();
-            BeamSearch::new(beams, ends.filter(|&id| request.ends_with(id, end_ids)).collect(), max_tokens)
-        });
+    pub fn new(id: SeqId, admitted: Admitted, end_ids: &[TokenId]) -> Sequence {
+        let Admitted { request, max_tokens } = admitted;
+        let search = request.beams.clone().map(|beams| BeamSearch::new(beams, request.ends(end_ids), max_tokens));
         let times = Times { added: Instant::now(), first_submitted: None, first_token: None, last_token: None };
         Sequence {
             id,

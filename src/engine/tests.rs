@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::device::{BlockCopy, Checkpoint, KvCacheDType, Limits, SampleRow, StepOutput};
+use crate::device::{BlockCopy, Checkpoint, KvCacheDType, Limits, MemoryUse, SampleRow, StepOutput};
 use crate::ids::BlockId;
-use crate::sampling::beam::{BeamParams, BeamSearch, EarlyStopping};
+use crate::sampling::beam::{BeamParams, BeamSearch, EarlyStopping, Hypothesis};
 
 const VOCAB: u32 = 1000;
 const END: TokenId = TokenId(999);
@@ -283,7 +283,9 @@ fn outputs_do_not_depend_on_company_chunks_flight_or_preemption() {
             finish(&mut engine).remove(&id).unwrap()
         })
         .collect();
-    assert!(alone.iter().any(|o| o.1 == FinishReason::Stop) && alone.iter().any(|o| o.1 == FinishReason::Length));
+    assert!(
+        alone.iter().any(|o| o.1 == FinishReason::EndOfSequence) && alone.iter().any(|o| o.1 == FinishReason::Length)
+    );
     let mut preempted = 0;
     for depth in [1, 2] {
         for blocks in [7, 10, 64] {
@@ -340,7 +342,7 @@ fn impossible_requests_are_refused_with_the_numbers() {
         Request::new(vec![TokenId(1); len], params, 0)
     };
     let text = |engine: &mut Engine, request| engine.add(request).unwrap_err().to_string();
-    assert!(text(&mut engine, ask(256, 1)).contains("256 tokens, the context 256"));
+    assert!(text(&mut engine, ask(256, 1)).contains("256 tokens > 255 maximum"));
     assert!(
         text(&mut engine, ask(100, 100))
             .contains("8 blocks of 16 tokens, the request with its 100 prompt tokens (context 256) can need 13")
@@ -397,7 +399,7 @@ fn stop_ids_end_and_ignored_ends_do_not() {
     engine.add(Request { params, ..base.clone() }).unwrap();
     let (stopped, reason) = finish(&mut engine).into_values().next().unwrap();
     let first = ids.iter().position(|id| *id == stop).unwrap();
-    assert_eq!((&stopped[..], reason), (&ids[..=first], FinishReason::Stop));
+    assert_eq!((&stopped[..], reason), (&ids[..=first], FinishReason::StopToken));
 
     for i in 0..30 {
         let params = SamplingParams { ignore_eos: true, max_tokens: Some(60), ..SamplingParams::default() };

@@ -71,6 +71,13 @@ struct Content {
     ids: Arc<[TokenId]>,
 }
 
+/// Blocks of `lanes` sequences of `tokens` positions each that share full blocks only, those of the first `shared_tokens`.
+pub fn blocks_for_lanes(block_tokens: u32, lanes: u32, shared_tokens: u32, tokens: u32) -> u32 {
+    let blocks = tokens.div_ceil(block_tokens);
+    let shared = (shared_tokens / block_tokens).min(blocks);
+    shared + lanes * (blocks - shared)
+}
+
 impl BlockManager {
     pub fn new(num_blocks: u32, block_tokens: u32) -> BlockManager {
         assert!(block_tokens > 0, "blocks hold positions");
@@ -124,10 +131,9 @@ impl BlockManager {
         Ok(())
     }
 
-    /// Blocks of `lanes` sequences of `tokens` positions each that share full blocks only, those of the first `shared_tokens`.
+    /// Blocks that so many sequences take together: [`blocks_for_lanes`].
     pub fn blocks_for_lanes(&self, lanes: u32, shared_tokens: u32, tokens: u32) -> u32 {
-        let shared = (shared_tokens / self.block_tokens).min(self.blocks_for(tokens));
-        shared + lanes * (self.blocks_for(tokens) - shared)
+        blocks_for_lanes(self.block_tokens, lanes, shared_tokens, tokens)
     }
 
     /// Makes room for positions `start..end` of each of `tables`, and sure that nobody else sees what one of them writes there;

@@ -2,4 +2,4 @@
 
 mod block_manager;
 
-pub use block_manager::{BlockManager, BlockTable, CopyOnWrite, KvError};
+pub use block_manager::{BlockManager, BlockTable, CopyOnWrite, KvError, blocks_for_lanes};

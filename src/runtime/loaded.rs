@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::{Device, DeviceError, Limits, OpenDevice};
 use crate::model::{ModelSpec, Program, build_spec};
-use crate::weights::{GgufFile, TensorSource, TensorView, WeightsError};
+use crate::weights::{DType, GgufFile, TensorSource, TensorView, WeightsError};
 
 /// How far a model's loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl LoadedModel {
     /// Opens and validates the file at `path`.
     pub fn open(path: &Path) -> Result<LoadedModel, WeightsError> {
         let file = GgufFile::open(path)?;
-        let spec = build_spec(file.metadata(), &file)?;
+        let spec = build_spec(file.metadata(), &file).map_err(|error| error.in_file(path))?;
         Ok(LoadedModel { file, spec })
     }
 
@@ -44,22 +44,18 @@ impl LoadedModel {
 
     /// Bytes of all tensors as stored.
     pub fn tensor_bytes(&self) -> u64 {
-        self.file.tensors().map(|t| t.data.len() as u64).sum()
+        self.file.tensor_bytes()
     }
 
     /// Weights of all tensors.
     pub fn num_parameters(&self) -> u64 {
-        self.file.tensors().map(|t| t.rows * t.cols).sum()
+        self.file.num_weights()
     }
 
     /// Architecture and the format that most weights are in, such as `llama Q4_1`.
     pub fn description(&self) -> String {
-        let mut weights_by_format = std::collections::BTreeMap::new();
-        for TensorView { dtype, rows, cols, .. } in self.file.tensors() {
-            *weights_by_format.entry(dtype).or_insert(0) += rows * cols;
-        }
-        let most = weights_by_format.iter().max_by_key(|(_, weights)| **weights).map(|(dtype, _)| dtype.name());
-        format!("{} {}", self.spec.architecture, most.unwrap_or("without tensors"))
+        let format = self.file.main_format().map_or("without tensors", DType::name);
+        format!("{} {format}", self.spec.architecture)
     }
 
     /// Prepares `program` on a device, telling `on_progress` how far that has come. The file may be closed afterwards; that it did

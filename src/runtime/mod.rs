@@ -1,23 +1,27 @@
-//! A model file, a tokenizer, a device and an engine put together: what commands and servers stand on.
+//! A model file, its text side, a device and an engine put together: what commands and servers stand on.
 
 mod capacity;
 mod generate;
+mod host;
 mod loaded;
+mod refusal;
 
-use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::device::KvCacheDType;
-use crate::engine::{Engine, EngineError};
-use crate::ids::{SeqId, TokenId};
+use crate::engine::{Engine, EngineError, EngineFacts};
+use crate::ids::TokenId;
 use crate::model::{ModelSpec, Program};
-use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerError};
+use crate::text::TextModel;
+use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
 pub use crate::device::{DeviceChoice, OpenDevice};
 use capacity::{SequenceNeed, limits_of};
-pub use generate::{Answers, CHOICES_MAX, GenerateRequest, Generation, Output, RequestId, TextDelta, TokenLogprob};
+pub use generate::{Control, Generating};
+pub use host::{Delivery, EngineHandle, Events, Ticket};
 pub use loaded::{LoadedModel, OnProgress, Progress};
 
 /// How many sequences may run at once.
@@ -71,31 +75,34 @@ pub enum RuntimeError {
     Device(#[from] crate::device::DeviceError),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("the tokenizer has {tokenizer} tokens, the model {model}: the file does not fit together")]
-    VocabularyMismatch { tokenizer: usize, model: u32 },
-    #[error("the context needs {asked} tokens, at least 2 and at most {limit} are possible: change --ctx-size")]
+    /// The device failed, and with it all requests under way.
+    #[error(transparent)]
+    Shared(#[from] Arc<EngineError>),
+    #[error("a context of {asked} tokens: at least 2 and at most {limit} are possible")]
     Context { asked: u32, limit: u32 },
-    #[error("{asked} sequences at once were asked for, at most {limit} are possible: lower --parallel")]
+    #[error("{asked} sequences at once: at most {limit} are possible")]
     Sequences { asked: u32, limit: u32 },
+    #[error("the system gives no thread for the engine: {0}")]
+    Thread(std::io::Error),
 }
 
-/// A model ready to generate.
+impl RuntimeError {
+    /// The engine's error in it.
+    pub fn engine_error(&self) -> Option<&EngineError> {
+        match self {
+            RuntimeError::Engine(error) => Some(error),
+            RuntimeError::Shared(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A model ready to generate. Cheap to clone: clones share everything.
+#[derive(Clone, Debug)]
 pub struct Runtime {
-    tokenizer: Tokenizer,
-    chat_template: Result<ChatTemplate, TokenizerError>,
-    spec: ModelSpec,
-    engine: Engine,
-    /// Requests under way, and the sequences that are theirs.
-    open: BTreeMap<RequestId, generate::Open>,
-    by_seq: HashMap<SeqId, RequestId>,
-    next_request: u64,
-}
-
-/// Whether to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
-    Continue,
-    Stop,
+    text: Arc<TextModel>,
+    spec: Arc<ModelSpec>,
+    engine: EngineHandle,
 }
 
 /// One position of a scored text.
@@ -117,14 +124,8 @@ impl Runtime {
         options: &RuntimeOptions,
         on_progress: &OnProgress<'_>,
     ) -> Result<Runtime, RuntimeError> {
-        let metadata = loaded.file().metadata();
-        let tokenizer = Tokenizer::from_metadata(metadata)?;
-        // A missing or broken template matters only to those who ask for it.
-        let chat_template = ChatTemplate::from_metadata(metadata, &tokenizer);
+        let text = TextModel::from_metadata(loaded.file().metadata())?;
         let spec = loaded.spec().clone();
-        if tokenizer.vocab_size() > spec.vocab_size as usize {
-            return Err(RuntimeError::VocabularyMismatch { tokenizer: tokenizer.vocab_size(), model: spec.vocab_size });
-        }
         let device = OpenDevice::open(options.device)?;
         let limits = limits_of(
             SequenceNeed::of(&spec, options.kv_cache_dtype),
@@ -132,70 +133,38 @@ impl Runtime {
             device.room_bytes(loaded.tensor_bytes())?,
         )?;
         let device = loaded.prepare(&Program::of(&spec), device, &limits, on_progress)?;
-        let engine = Engine::new(device, spec.vocab_size, tokenizer.end_ids().to_vec());
-        let (open, by_seq) = (BTreeMap::new(), HashMap::new());
-        Ok(Runtime { tokenizer, chat_template, spec, engine, open, by_seq, next_request: 0 })
+        let engine = Engine::new(device, spec.vocab_size, text.tokenizer().end_ids().to_vec());
+        let engine = EngineHandle::spawn(engine).map_err(RuntimeError::Thread)?;
+        Ok(Runtime { text: Arc::new(text), spec: Arc::new(spec), engine })
     }
 
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
-    }
-
-    /// The model's chat template, or why there is none.
-    pub fn chat_template(&self) -> Result<&ChatTemplate, &TokenizerError> {
-        self.chat_template.as_ref()
+    /// The text side, which needs no engine.
+    pub fn text(&self) -> &Arc<TextModel> {
+        &self.text
     }
 
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
-    pub fn engine(&self) -> &Engine {
+    /// The engine, on its thread.
+    pub fn engine(&self) -> &EngineHandle {
         &self.engine
     }
 
-    /// Generates what one request asks for, telling `on` about every token as it comes. Nothing else may be under way.
-    pub fn generate(
-        &mut self,
-        request: GenerateRequest,
-        on: &mut dyn FnMut(&TextDelta) -> Control,
-    ) -> Result<Vec<Generation>, RuntimeError> {
-        if !self.engine.is_idle() {
-            return Err(EngineError::Busy.into());
-        }
-        let id = self.add(request)?;
-        let mut answers = None;
-        // Steps that an ended sequence left in flight are collected, too.
-        while answers.is_none() || !self.engine.is_idle() {
-            for output in self.step()? {
-                match output {
-                    Output::Delta(delta) => {
-                        if on(&delta) == Control::Stop {
-                            self.cancel(id);
-                        }
-                    }
-                    Output::Done { result, .. } => answers = Some(result),
-                }
-            }
-        }
-        Ok(answers.unwrap_or(Ok(Vec::new()))?)
+    /// What the engine is and can.
+    pub fn facts(&self) -> &EngineFacts {
+        self.engine.facts()
     }
 
     /// Teacher forcing: every id's log-probability given those before it, with the `top_n` best at its place; nothing for
     /// the first.
-    pub fn score(&mut self, ids: &[TokenId], top_n: u32) -> Result<Vec<Option<ScoredToken>>, RuntimeError> {
-        let scored = self.engine.score(ids, top_n)?;
+    pub fn score(&self, ids: &[TokenId], top_n: u32) -> Result<Vec<Option<ScoredToken>>, RuntimeError> {
+        let scored = self.engine.score(ids.to_vec(), top_n)?;
         let token = |sampled: crate::device::Sampled| ScoredToken {
             logprob: sampled.logprob.unwrap_or(f32::NAN),
             top: sampled.top,
         };
         Ok(scored.into_iter().map(|sampled| sampled.map(token)).collect())
     }
-}
-
-/// A seed nobody chose, from the system's randomness.
-fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    // JSON numbers are exact up to 2^53.
-    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 11
 }

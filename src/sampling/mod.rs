@@ -1,6 +1,12 @@
-//! What a request may ask of sampling, checked before anything runs.
+//! What a request may ask, checked before anything runs, and what comes of it. Numbers only, but for the stop strings that
+//! travel with the parameters.
 
 pub mod beam;
+mod outcome;
+mod request;
+
+pub use outcome::{Event, FinishReason, SequenceMetrics};
+pub use request::{Answers, CHOICES_MAX, GenerateRequest};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +62,7 @@ pub struct SamplingParams {
 }
 
 pub const LOGIT_BIAS_MAX: usize = 1024;
-pub const STOPS_MAX: usize = 4;
+pub const STOPS_MAX: usize = 16;
 pub const STOP_BYTES_MAX: usize = 256;
 pub const LOGPROBS_MAX: u32 = 20;
 
@@ -225,7 +231,7 @@ mod tests {
             ("logit_bias", SamplingParams { logit_bias: vec![(TokenId(1), 1.0); 1025], ..ok.clone() }),
             ("stop", SamplingParams { stop: vec![String::new()], ..ok.clone() }),
             ("stop", SamplingParams { stop: vec!["x".repeat(257)], ..ok.clone() }),
-            ("stop", SamplingParams { stop: vec!["x".into(); 5], ..ok.clone() }),
+            ("stop", SamplingParams { stop: vec!["x".into(); 17], ..ok.clone() }),
             ("stop_token_ids", SamplingParams { stop_token_ids: vec![TokenId(100)], ..ok.clone() }),
             ("min_tokens", SamplingParams { min_tokens: 5, max_tokens: Some(4), ..ok.clone() }),
             ("logprobs", SamplingParams { logprobs: Some(21), ..ok.clone() }),

@@ -50,7 +50,8 @@ struct Running {
 fn expected(request: &Request) -> Answer {
     if request.beams.is_some() {
         let found = search_alone(request);
-        let reason = |best: &Hypothesis| if best.is_stopped { FinishReason::Stop } else { FinishReason::Length };
+        let reason =
+            |best: &Hypothesis| if best.is_stopped { FinishReason::EndOfSequence } else { FinishReason::Length };
         let end = found.as_ref().map_or(End::Failed, |found| End::Finished(reason(&found[0])));
         return Answer { ids: Vec::new(), found: found.unwrap_or_default(), end };
     }
@@ -70,7 +71,7 @@ fn expected_tokens(request: &Request) -> (Vec<TokenId>, End) {
         ids.push(id);
         hash = hash_with(hash, id.0);
         if id == END {
-            return (ids, End::Finished(FinishReason::Stop));
+            return (ids, End::Finished(FinishReason::EndOfSequence));
         }
         if Some(ids.len() as u32) == params.max_tokens {
             return (ids, End::Finished(FinishReason::Length));
@@ -196,10 +197,13 @@ fn run(seed: u64, met: &mut Met) {
 
 fn receive(event: Event, running: &mut HashMap<SeqId, Running>, met: &mut Met) {
     let (seq, end) = match event {
-        Event::Token { seq, id, .. } => {
+        Event::Token { seq, id, ends, .. } => {
             let sequence = running.get_mut(&seq).unwrap();
             assert_eq!(sequence.end, None, "a token after the end");
             sequence.ids.push(id);
+            let is_last = sequence.ids == sequence.expected.ids;
+            let end = Some(sequence.expected.end).filter(|end| is_last && *end != End::Failed);
+            assert_eq!(ends.map(End::Finished), end, "{seq} says with the token whether it ends");
             assert!(sequence.expected.ids.starts_with(&sequence.ids), "{seq} gives {:?}", sequence.ids);
             return;
         }

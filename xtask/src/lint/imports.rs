@@ -16,9 +16,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("device", &["weights", "model"]),
     ("engine", &["weights", "model", "kv", "sampling", "device"]),
     ("engine/scheduler", &["kv", "sampling"]),
-    ("runtime", &["weights", "model", "tokenizer", "kv", "sampling", "device", "engine"]),
-    ("server", &["weights", "model", "tokenizer", "kv", "sampling", "device", "engine", "runtime"]),
-    ("cli", &["weights", "model", "tokenizer", "kv", "sampling", "device", "engine", "runtime", "server"]),
+    ("text", &["weights", "tokenizer", "sampling", "device"]),
+    ("runtime", &["weights", "model", "tokenizer", "kv", "sampling", "device", "engine", "text"]),
+    ("cli", &["weights", "model", "tokenizer", "kv", "sampling", "device", "engine", "runtime", "text"]),
 ];
 
 pub fn check(files: &[SourceFile]) -> Vec<Finding> {

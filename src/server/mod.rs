@@ -1,3 +1,0 @@
-//! What OpenAI's clients speak.
-
-pub mod openai;

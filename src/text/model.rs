@@ -1,0 +1,53 @@
+//! What of a model is about text.
+
+use super::Conversation;
+use crate::ids::TokenId;
+use crate::tokenizer::{ChatTemplate, EncodeOptions, GenerationPrompt, Message, Tokenizer, TokenizerError};
+use crate::weights::Metadata;
+
+/// A model's tokenizer and chat template.
+#[derive(Debug)]
+pub struct TextModel {
+    tokenizer: Tokenizer,
+    chat_template: Result<ChatTemplate, TokenizerError>,
+}
+
+impl TextModel {
+    /// What a GGUF file's metadata says of text. A missing or broken chat template is an error only for requests that need it.
+    ///
+    /// # Errors
+    /// A tokenizer that is missing, broken or unknown.
+    pub fn from_metadata(metadata: &Metadata) -> Result<TextModel, TokenizerError> {
+        let tokenizer = Tokenizer::from_metadata(metadata)?;
+        let chat_template = ChatTemplate::from_metadata(metadata, &tokenizer);
+        Ok(TextModel { tokenizer, chat_template })
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The chat template, or why there is none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate, &TokenizerError> {
+        self.chat_template.as_ref()
+    }
+
+    /// The ids of the prompt that a chat template, this model's own or another, makes of a conversation.
+    ///
+    /// # Errors
+    /// What the template refuses, and templates that exceed a limit.
+    pub fn chat_prompt(
+        &self,
+        template: &ChatTemplate,
+        conversation: &Conversation,
+    ) -> Result<Vec<TokenId>, TokenizerError> {
+        let text = |message: &serde_json::Map<String, serde_json::Value>, name: &str| {
+            message.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
+        };
+        let message = |message| Message::new(text(message, "role"), text(message, "content"));
+        let messages: Vec<Message> = conversation.messages.iter().map(message).collect();
+        let generation =
+            if conversation.omits_generation_prompt { GenerationPrompt::Omit } else { GenerationPrompt::Add };
+        self.tokenizer.encode(&template.render(&messages, generation)?, EncodeOptions::PROMPT)
+    }
+}
