@@ -3,7 +3,7 @@
 use kiln::device::reference::Mode;
 use kiln::device::{Batch, BatchSeq, Checkpoint, Device, InputToken, KvCacheDType, Limits};
 use kiln::ids::{BlockId, SlotId, TokenId};
-use kiln::model::Program;
+use kiln::model::{KvShape, Program};
 
 use crate::common::synthetic::{Rng, Tensors};
 use crate::common::{Tested, devices, reference};
@@ -77,11 +77,12 @@ impl Case {
     fn limits(&self) -> Limits {
         Limits {
             slots_max: 8,
-            context_tokens_max: self.num_blocks * BLOCK_TOKENS,
+            context_tokens_max: (self.num_blocks + 1) * BLOCK_TOKENS,
             step_rows_max: (self.batch.num_rows() as u32).max(1),
             logit_rows_max: (self.batch.num_logit_rows() as u32).max(1),
             block_tokens: BLOCK_TOKENS,
-            num_blocks: self.num_blocks,
+            // One more, for the row that `whole_arena` needs.
+            num_blocks: self.num_blocks + 1,
             kv_cache_dtype: self.kv_cache_dtype,
             threads: 2,
         }
@@ -89,9 +90,7 @@ impl Case {
 
     fn run(&self, tested: &Tested) -> Vec<Left> {
         let mut device = tested.ready(&self.program, &self.weights, &self.limits());
-        if self.program.num_layers() > 0 {
-            poison_arena(device.as_mut(), self.program.num_layers() as u32, self.num_blocks);
-        }
+        self.poison_arena(device.as_mut());
         for (checkpoint, values) in &self.inputs {
             device.write(&self.batch, *checkpoint, values).unwrap_or_else(|e| panic!("{}: {e}", tested.name));
         }
@@ -113,38 +112,38 @@ impl Case {
             device.submit(&whole_arena(self.num_blocks)).unwrap();
             device.collect().unwrap();
             for checkpoint in [Checkpoint::Keys { layer, seq: 0 }, Checkpoint::Values { layer, seq: 0 }] {
-                found.push(left(device.as_ref(), checkpoint, tolerance, Nan::WhereExpected));
+                let mut arena = left(device.as_ref(), checkpoint, tolerance, Nan::WhereExpected);
+                let positions = (self.num_blocks * BLOCK_TOKENS) as usize;
+                arena.values.truncate(arena.values.len() / (positions + 1) * positions);
+                found.push(arena);
             }
         }
         found
     }
+
+    /// Fills the caches of all layers that have one with NaN.
+    fn poison_arena(&self, device: &mut dyn Device) {
+        let batch = whole_arena(self.num_blocks);
+        for (layer, shape) in (0..).zip(self.program.kv_shapes()) {
+            let Some(KvShape { num_kv_heads, head_dim }) = shape else { continue };
+            let values = vec![f32::NAN; (self.num_blocks * BLOCK_TOKENS * num_kv_heads * head_dim) as usize];
+            for checkpoint in [Checkpoint::Keys { layer, seq: 0 }, Checkpoint::Values { layer, seq: 0 }] {
+                device.write(&batch, checkpoint, &values).unwrap();
+            }
+        }
+    }
 }
 
-/// A batch without rows whose one sequence spans all blocks: for writing and reading the whole arena.
+/// A batch whose one sequence spans `num_blocks` blocks, and has its one row behind them: for writing and reading the whole arena.
 fn whole_arena(num_blocks: u32) -> Batch {
     let seq = BatchSeq {
         slot: SlotId(0),
         position_start: num_blocks * BLOCK_TOKENS,
-        tokens: Vec::new(),
-        block_table: (0..num_blocks).map(BlockId).collect(),
+        tokens: vec![InputToken::Id(TokenId(0))],
+        block_table: (0..=num_blocks).map(BlockId).collect(),
         logit_rows: Vec::new(),
     };
     Batch { starts: Vec::new(), seqs: vec![seq] }
-}
-
-/// Fills the caches of all layers that have one with NaN.
-fn poison_arena(device: &mut dyn Device, num_layers: u32, num_blocks: u32) {
-    let batch = whole_arena(num_blocks);
-    for layer in 0..num_layers {
-        for checkpoint in [Checkpoint::Keys { layer, seq: 0 }, Checkpoint::Values { layer, seq: 0 }] {
-            // The length of a position is the device's to know: read it back.
-            device.submit(&batch).unwrap();
-            device.collect().unwrap();
-            if let Ok(values) = device.read(checkpoint) {
-                device.write(&batch, checkpoint, &vec![f32::NAN; values.len()]).unwrap();
-            }
-        }
-    }
 }
 
 fn compare(what: &str, left: &Left, expected: &[f32]) {
