@@ -16,6 +16,8 @@ mod device_contract;
 mod engine_on_devices;
 mod engine_thread;
 mod golden_smollm2;
+mod host_limits;
+mod overflow;
 mod reference_device;
 mod row_invariance;
 mod sampler_on_devices;

@@ -1,13 +1,8 @@
 //! What the host cannot give is a typed error with numbers, on every device that runs on it: memory, and threads.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
-
-mod common;
-
 use std::process::Command;
 
-use common::synthetic::TinyModel;
-use common::{cpus, limits_one_sequence, reference};
+use crate::common::synthetic::TinyModel;
+use crate::common::{cpus, limits_one_sequence, reference};
 use kiln::device::reference::Mode;
 use kiln::device::{DeviceChoice, DeviceError, Dimension, Limits, OpenDevice, Purpose, free_bytes};
 use kiln::model::Program;
@@ -72,7 +67,7 @@ const CHILD: &str = "KILN_TEST_LIMITED";
 fn rerun_limited(name: &str, kib: u64) {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -v {kib} && exec \"$0\" \"$@\"")]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    command.args(["--exact", &format!("host_limits::{name}"), "--nocapture", "--test-threads=1"]).env(CHILD, "1");
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{name}: {}\n{text}", output.status);

@@ -1,10 +1,6 @@
 //! Numbers that overflow end their sequence with an error on every device alike, and leave its neighbours untouched.
-#![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
-
-mod common;
-
-use common::synthetic::{Rng, Tensors, TinyModel};
-use common::{Tested, devices, reference, rows_of, simulated};
+use crate::common::synthetic::{Rng, Tensors, TinyModel};
+use crate::common::{Tested, devices, reference, rows_of, simulated};
 use kiln::device::reference::Mode;
 use kiln::device::{
     BadRow, Batch, BatchSeq, Checkpoint, Choice, Device, InputToken, KvCacheDType, Limits, SampleRow, Sampled,
