@@ -39,7 +39,11 @@ fn conversation() -> Vec<Message> {
     ]
 }
 
-fn prompt(template: &ChatTemplate, messages: &[Message], generation: GenerationPrompt) -> Result<String, TokenizerError> {
+fn prompt(
+    template: &ChatTemplate,
+    messages: &[Message],
+    generation: GenerationPrompt,
+) -> Result<String, TokenizerError> {
     Ok(template.render(&ChatInput { messages, generation, ..ChatInput::default() })?.text)
 }
 

@@ -81,7 +81,8 @@ impl ChatTemplate {
     /// What the template refuses, for instance an order of roles, and templates that exceed a limit.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<Rendered, TokenizerError> {
         let add_generation_prompt = Value::Bool(input.generation == GenerationPrompt::Add);
-        let further = input.variables.into_iter().flatten().map(|(name, value)| (name.as_str(), Variable::Input(value)));
+        let further =
+            input.variables.into_iter().flatten().map(|(name, value)| (name.as_str(), Variable::Input(value)));
         // transformers passes tools and documents that are not there as None. Of equal names the last one counts.
         let mut variables = vec![
             ("tools", Variable::Input(input.tools.unwrap_or(&Value::Null))),

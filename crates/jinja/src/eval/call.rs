@@ -22,7 +22,12 @@ pub(crate) struct Call {
 
 impl Call {
     /// The arguments by the parameters' names, of which the first `required` must be there.
-    pub(crate) fn bind<const N: usize>(self, function: &str, names: [&str; N], required: usize) -> Result<[Option<Value>; N]> {
+    pub(crate) fn bind<const N: usize>(
+        self,
+        function: &str,
+        names: [&str; N],
+        required: usize,
+    ) -> Result<[Option<Value>; N]> {
         let mut bound = [const { None }; N];
         if self.args.len() > N {
             let found = self.args.len();
@@ -213,7 +218,7 @@ impl Interp<'_> {
         let name = |name| Value::Str(Text::own(self.names.text(name).as_ref()));
         Ok(Some(match attr {
             "name" => found.name.map_or(Value::None, name),
-            "arguments" => Value::list(found.node.params.iter().map(|(param, _)| name(*param)).collect()),
+            "arguments" => Value::tuple(found.node.params.iter().map(|(param, _)| name(*param)).collect()),
             "catch_kwargs" => Value::Bool(found.node.reads_kwargs),
             "catch_varargs" => Value::Bool(found.node.reads_varargs),
             "caller" => Value::Bool(found.node.reads_caller),
@@ -292,9 +297,10 @@ impl Interp<'_> {
             }
             Some(other) => {
                 for pair in self.items(&other)? {
-                    let pair: Result<[Value; 2]> = self.items(&pair)?.try_into().map_err(|_| {
-                        Error::runtime("dictionary update sequence elements need a length of 2")
-                    });
+                    let pair: Result<[Value; 2]> = self
+                        .items(&pair)?
+                        .try_into()
+                        .map_err(|_| Error::runtime("dictionary update sequence elements need a length of 2"));
                     let [key, value] = pair?;
                     dict.0.insert(Key::new(key, &self.budget)?, value);
                 }
