@@ -216,8 +216,7 @@ fn compare_names(recorded: &PreTokenizers) -> (String, Vec<String>) {
         for ((text, choices), choice) in recorded.strings.iter().zip(ids).zip(of) {
             let (found, expected) = (tokenizer.encode(text, EncodeOptions::TEXT).unwrap(), &choices[*choice]);
             if found != *expected {
-                let texts =
-                    |ids: &[TokenId]| ids.iter().map(|&id| tokenizer.token_text(id).unwrap()).collect::<Vec<_>>();
+                let texts = |ids: &[TokenId]| ids.iter().map(|&id| tokenizer.token_text(id).unwrap()).collect::<Vec<_>>();
                 let (expected, found) = (texts(expected), texts(&found));
                 differences.push(format!("{name}: {text:?}\n  expected {expected:?}\n  found    {found:?}"));
                 *differing += 1;

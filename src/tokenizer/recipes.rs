@@ -58,7 +58,14 @@ macro_rules! llama3 {
 
 macro_rules! without_contractions {
     ($digits:literal) => {
-        concat!(r"[^\r\n\p{L}\p{N}]?\p{L}++|", $digits, r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|", line_ends!(), "|", spaces!())
+        concat!(
+            r"[^\r\n\p{L}\p{N}]?\p{L}++|",
+            $digits,
+            r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|",
+            line_ends!(),
+            "|",
+            spaces!()
+        )
     };
 }
 
@@ -122,7 +129,12 @@ const LINE_END: Step = Step::Match(r"[\r\n]");
 const HAN_AND_KANA: Step = Step::Match("[一-龥぀-ゟ゠-ヿ]++");
 /// As DeepSeek's files have it; the ranges are wide, and spaces within them do not count.
 const WIDE_CJK: Step = Step::Match(r"[[一-龥ࠀ-一가-\x{D7FF}]&&\S]++");
-const DEEPSEEK3: Step = Step::Match(deepseek3!(concat!(r"| ?[\p{P}\p{S}]++[\r\n]*+|", line_ends!(), "|", spaces!())));
+const DEEPSEEK3: Step = Step::Match(deepseek3!(concat!(
+    r"| ?[\p{P}\p{S}]++[\r\n]*+|",
+    line_ends!(),
+    "|",
+    spaces!()
+)));
 const NOT_PUNCTUATION: Step = Step::Match(r" ?+[^(\s|.,!?…。，、।۔،)]++");
 
 const PLAIN: Recipe = Recipe {
@@ -145,24 +157,8 @@ const fn whole(steps: &'static [Step]) -> Recipe {
 pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (
         &[
-            "gpt-2",
-            "phi-2",
-            "jina-es",
-            "jina-de",
-            "gigachat",
-            "jina-v2-es",
-            "jina-v2-de",
-            "a.x-4.0",
-            "mellum",
-            "modern-bert",
-            "jina-v1-en",
-            "jina-v2-code",
-            "roberta-bpe",
-            "exaone4",
-            "mpt",
-            "olmo",
-            "jais",
-            "trillion",
+            "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
+            "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe", "exaone4", "mpt", "olmo", "jais", "trillion",
             "granite-docling",
         ],
         PLAIN,
@@ -175,7 +171,9 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (&["default"], plain(&[Step::Match(r"[\p{P}$+<=>^~|]++"), GPT2, NUMBERS, THREE_DIGITS])),
     (&["falcon"], plain(&[Step::Match(r"[\p{P}$+<=>^~|`]++"), GPT2, THREE_DIGITS])),
     (
-        &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
+        &[
+            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+        ],
         Recipe { add_bos: AddBos::Yes, ..whole(&[LLAMA3]) },
     ),
     (&["dbrx", "smaug-bpe"], plain(&[LLAMA3])),
@@ -184,18 +182,8 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (&["jais-2"], plain(&[LLAMA3, Step::SpacePieces])),
     (
         &[
-            "qwen2",
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-            "bailingmoe",
-            "bailingmoe2",
-            "llada-moe",
+            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
+            "bailingmoe", "bailingmoe2", "llada-moe",
         ],
         plain(&[QWEN2]),
     ),
@@ -246,7 +234,10 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
             NUMBERS,
         ]),
     ),
-    (&["deepseek-coder"], plain(&[LINE_END, Step::Match(r"\s?\p{L}++"), Step::Match(r"\s?\p{P}++"), WIDE_CJK, NUMBER])),
+    (
+        &["deepseek-coder"],
+        plain(&[LINE_END, Step::Match(r"\s?\p{L}++"), Step::Match(r"\s?\p{P}++"), WIDE_CJK, NUMBER]),
+    ),
     (&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], plain(&[THREE_NUMBERS, HAN_AND_KANA, DEEPSEEK3])),
     (
         &["spark2_5"],
@@ -261,9 +252,7 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
         &["afmoe"],
         plain(&[
             Step::ThreeFromTheRight,
-            Step::Match(
-                "[一-鿿㐀-䶿\\x{F900}-\\x{FAFF}぀-ゟ゠-ヿ･-ﾟ⼀-\\x{2FDF}\\x{0E40}-\\x{0E7F}\\x{0E80}-\\x{0EFF}\\x{1780}-\\x{17FF}\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}\\x{AC00}-\\x{D7AF}\\x{1100}-\\x{11FF}]++",
-            ),
+            Step::Match("[一-鿿㐀-䶿\\x{F900}-\\x{FAFF}぀-ゟ゠-ヿ･-ﾟ⼀-\\x{2FDF}\\x{0E40}-\\x{0E7F}\\x{0E80}-\\x{0EFF}\\x{1780}-\\x{17FF}\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}\\x{AC00}-\\x{D7AF}\\x{1100}-\\x{11FF}]++"),
             DEEPSEEK3,
         ]),
     ),
@@ -274,7 +263,10 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
             Step::Match(letters_and_marks!(r"\p{N}")),
         ]),
     ),
-    (&["tiny_aya", "cohere2moe"], plain(&[Step::ThreeFromTheRight, Step::Match(letters_and_marks!(r"\p{N}{1,3}"))])),
+    (
+        &["tiny_aya", "cohere2moe"],
+        plain(&[Step::ThreeFromTheRight, Step::Match(letters_and_marks!(r"\p{N}{1,3}"))]),
+    ),
     (
         &["tekken"],
         Recipe {
@@ -327,7 +319,12 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (&["superbpe"], plain(&[NUMBERS, Step::Thousands])),
     (
         &["gemma4", "granite-embed-multi-311m"],
-        Recipe { pieces: Pieces::Text, whole_words: WholeWords::LineEnds, add_bos: AddBos::Always, ..plain(&[LINES]) },
+        Recipe {
+            pieces: Pieces::Text,
+            whole_words: WholeWords::LineEnds,
+            add_bos: AddBos::Always,
+            ..plain(&[LINES])
+        },
     ),
     (&["sarvam-moe"], Recipe { pieces: Pieces::Text, ..plain(&[LINES]) }),
 ];
