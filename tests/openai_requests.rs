@@ -17,7 +17,7 @@ fn model(template: &str) -> TextModel {
     let scores = vec![0.0; tokens.len()];
     let metadata = Metadata::from_pairs([
         ("tokenizer.ggml.model", MetaValue::from("llama")),
-        ("tokenizer.ggml.tokens", MetaValue::Array(MetaArray::String(tokens))),
+        ("tokenizer.ggml.tokens", MetaValue::Array(MetaArray::String(tokens.into_iter().collect()))),
         ("tokenizer.ggml.scores", MetaValue::Array(MetaArray::F32(scores))),
         ("tokenizer.ggml.token_type", MetaValue::Array(MetaArray::I32(types))),
         ("tokenizer.ggml.add_space_prefix", MetaValue::from(false)),

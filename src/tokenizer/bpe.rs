@@ -86,9 +86,7 @@ impl BytePair {
                 WholeWords::All => true,
                 WholeWords::LineEnds => word.bytes().all(|byte| byte == b'\n'),
             };
-            if may_be_whole
-                && let Some(id) = self.model.token_to_id(&spelled).filter(|&id| id < self.vocab_size)
-            {
+            if may_be_whole && let Some(id) = self.model.token_to_id(&spelled).filter(|&id| id < self.vocab_size) {
                 ids.push(TokenId(id));
                 continue;
             }

@@ -105,7 +105,10 @@ impl Tokenizer {
             "gemma4" => byte_pair(metadata, "gemma4", None)?,
             "llama" => sentence_piece(metadata)?,
             found => {
-                return Err(TokenizerError::UnknownModel { expected: "gpt2, gemma4 or llama", found: found.to_owned() });
+                return Err(TokenizerError::UnknownModel {
+                    expected: "gpt2, gemma4 or llama",
+                    found: found.to_owned(),
+                });
             }
         };
         Ok(Tokenizer(Arc::new(Inner { special: SpecialTokens::of(&vocab), vocab, algorithm })))
@@ -247,11 +250,7 @@ impl Algorithm {
     }
 }
 
-fn byte_pair(
-    metadata: &Metadata,
-    pre: &str,
-    default_bos: Option<u32>,
-) -> Result<(Vocab, Algorithm), TokenizerError> {
+fn byte_pair(metadata: &Metadata, pre: &str, default_bos: Option<u32>) -> Result<(Vocab, Algorithm), TokenizerError> {
     let words = PreTokenizer::named(pre)?;
     let recipe = words.recipe;
     let defaults = Defaults {

@@ -32,8 +32,13 @@ impl Occurrences {
         let backwards = |text: &str, at: usize| text.as_bytes()[text.len() - 1 - at];
         patterns.sort_by(|(left, _), (right, _)| left.bytes().rev().cmp(right.bytes().rev()));
         patterns.dedup_by(|later, first| later.0 == first.0);
-        let mut this =
-            Occurrences { first_child: Vec::new(), byte: vec![0], suffix: vec![ROOT], longest: vec![None], entries: Vec::new() };
+        let mut this = Occurrences {
+            first_child: Vec::new(),
+            byte: vec![0],
+            suffix: vec![ROOT],
+            longest: vec![None],
+            entries: Vec::new(),
+        };
         let mut order: Vec<(u32, u32)> = Vec::new();
         // A node is a range of the sorted patterns that share their last `depth` bytes.
         let mut queue = VecDeque::from([(0, patterns.len(), 0)]);
@@ -64,7 +69,9 @@ impl Occurrences {
         let mut ends = order.iter().peekable();
         for node in 0..nodes as u32 {
             let shorter = self.longest[self.suffix[node as usize] as usize];
-            let own = ends.next_if(|(end, _)| *end == node).map(|&(_, pattern)| self.push(patterns[pattern as usize], shorter));
+            let own = ends
+                .next_if(|(end, _)| *end == node)
+                .map(|&(_, pattern)| self.push(patterns[pattern as usize], shorter));
             self.longest[node as usize] = own.or(shorter);
             for child in self.children(node) {
                 if node != ROOT {

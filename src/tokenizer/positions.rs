@@ -59,7 +59,8 @@ mod tests {
         for bound in [1, 63, 64, 65, 4096, 4097, 300_000] {
             let mut positions = Positions::new(bound);
             assert_eq!(positions.next(0), None);
-            let wanted: Vec<usize> = [0, 1, 62, 63, 64, 4095, 4096, 299_998].into_iter().filter(|&at| at < bound).collect();
+            let wanted: Vec<usize> =
+                [0, 1, 62, 63, 64, 4095, 4096, 299_998].into_iter().filter(|&at| at < bound).collect();
             wanted.iter().for_each(|&at| positions.insert(at));
             for from in (0..bound).step_by(if bound > 5000 { 37 } else { 1 }) {
                 assert_eq!(positions.next(from), wanted.iter().copied().find(|&at| at >= from), "{from} of {bound}");

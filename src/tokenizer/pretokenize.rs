@@ -70,7 +70,9 @@ impl PreTokenizer {
             for word in words {
                 cuts.clear();
                 match pass {
-                    Pass::Match(expression) => cuts.extend(expression.find_iter(word).flat_map(|(from, to)| [from, to])),
+                    Pass::Match(expression) => {
+                        cuts.extend(expression.find_iter(word).flat_map(|(from, to)| [from, to]))
+                    }
                     Pass::Cut(cut) => cut(word, &mut cuts),
                 }
                 let mut start = 0;

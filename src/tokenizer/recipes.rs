@@ -58,14 +58,7 @@ macro_rules! llama3 {
 
 macro_rules! without_contractions {
     ($digits:literal) => {
-        concat!(
-            r"[^\r\n\p{L}\p{N}]?\p{L}++|",
-            $digits,
-            r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|",
-            line_ends!(),
-            "|",
-            spaces!()
-        )
+        concat!(r"[^\r\n\p{L}\p{N}]?\p{L}++|", $digits, r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|", line_ends!(), "|", spaces!())
     };
 }
 
@@ -129,12 +122,7 @@ const LINE_END: Step = Step::Match(r"[\r\n]");
 const HAN_AND_KANA: Step = Step::Match("[一-龥぀-ゟ゠-ヿ]++");
 /// As DeepSeek's files have it; the ranges are wide, and spaces within them do not count.
 const WIDE_CJK: Step = Step::Match(r"[[一-龥ࠀ-一가-\x{D7FF}]&&\S]++");
-const DEEPSEEK3: Step = Step::Match(deepseek3!(concat!(
-    r"| ?[\p{P}\p{S}]++[\r\n]*+|",
-    line_ends!(),
-    "|",
-    spaces!()
-)));
+const DEEPSEEK3: Step = Step::Match(deepseek3!(concat!(r"| ?[\p{P}\p{S}]++[\r\n]*+|", line_ends!(), "|", spaces!())));
 const NOT_PUNCTUATION: Step = Step::Match(r" ?+[^(\s|.,!?…。，、।۔،)]++");
 
 const PLAIN: Recipe = Recipe {
@@ -157,8 +145,24 @@ const fn whole(steps: &'static [Step]) -> Recipe {
 pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (
         &[
-            "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
-            "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe", "exaone4", "mpt", "olmo", "jais", "trillion",
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "exaone4",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
             "granite-docling",
         ],
         PLAIN,
@@ -171,9 +175,7 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (&["default"], plain(&[Step::Match(r"[\p{P}$+<=>^~|]++"), GPT2, NUMBERS, THREE_DIGITS])),
     (&["falcon"], plain(&[Step::Match(r"[\p{P}$+<=>^~|`]++"), GPT2, THREE_DIGITS])),
     (
-        &[
-            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
-        ],
+        &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
         Recipe { add_bos: AddBos::Yes, ..whole(&[LLAMA3]) },
     ),
     (&["dbrx", "smaug-bpe"], plain(&[LLAMA3])),
@@ -182,8 +184,18 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (&["jais-2"], plain(&[LLAMA3, Step::SpacePieces])),
     (
         &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
-            "bailingmoe", "bailingmoe2", "llada-moe",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+            "bailingmoe",
+            "bailingmoe2",
+            "llada-moe",
         ],
         plain(&[QWEN2]),
     ),
@@ -225,8 +237,8 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
         plain(&[
             LINE_END,
             Step::Match(concat!(
-                r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼ\x{1FBE}",
-                r"ῂ-ῄῆ-ῌῐ-\x{1FD3}ῖ-\x{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\x{2126}ℨ\x{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]++"
+                r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\x{1F7D}ᾀ-ᾴᾶ-ᾼ\x{1FBE}ῂ-ῄῆ-ῌῐ-\x{1FD3}ῖ-\x{1FDB}ῠ-Ῥ",
+                r"ῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\x{2126}ℨ\x{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]++"
             )),
             Step::Match(r"\s?[!-/:-~！-／：-～‘-‟、-。]++"),
             Step::Match(r"(?<!\s)\s++\z"),
@@ -234,10 +246,7 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
             NUMBERS,
         ]),
     ),
-    (
-        &["deepseek-coder"],
-        plain(&[LINE_END, Step::Match(r"\s?\p{L}++"), Step::Match(r"\s?\p{P}++"), WIDE_CJK, NUMBER]),
-    ),
+    (&["deepseek-coder"], plain(&[LINE_END, Step::Match(r"\s?\p{L}++"), Step::Match(r"\s?\p{P}++"), WIDE_CJK, NUMBER])),
     (&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], plain(&[THREE_NUMBERS, HAN_AND_KANA, DEEPSEEK3])),
     (
         &["spark2_5"],
@@ -252,7 +261,9 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
         &["afmoe"],
         plain(&[
             Step::ThreeFromTheRight,
-            Step::Match("[一-鿿㐀-䶿\\x{F900}-\\x{FAFF}぀-ゟ゠-ヿ･-ﾟ⼀-\\x{2FDF}\\x{0E40}-\\x{0E7F}\\x{0E80}-\\x{0EFF}\\x{1780}-\\x{17FF}\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}\\x{AC00}-\\x{D7AF}\\x{1100}-\\x{11FF}]++"),
+            Step::Match(
+                r"[一-鿿㐀-䶿豈-\x{FAFF}\x{3040}-ゟ゠-ヿ･-ﾟ⼀-\x{2FDF}เ-\x{E7F}\x{E80}-\x{EFF}ក-\x{17FF}က-႟ꩠ-ꩿꧠ-\x{A9FF}가-\x{D7AF}ᄀ-ᇿ]++",
+            ),
             DEEPSEEK3,
         ]),
     ),
@@ -263,10 +274,7 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
             Step::Match(letters_and_marks!(r"\p{N}")),
         ]),
     ),
-    (
-        &["tiny_aya", "cohere2moe"],
-        plain(&[Step::ThreeFromTheRight, Step::Match(letters_and_marks!(r"\p{N}{1,3}"))]),
-    ),
+    (&["tiny_aya", "cohere2moe"], plain(&[Step::ThreeFromTheRight, Step::Match(letters_and_marks!(r"\p{N}{1,3}"))])),
     (
         &["tekken"],
         Recipe {
@@ -319,12 +327,7 @@ pub(super) const NAMES: &[(&[&str], Recipe)] = &[
     (&["superbpe"], plain(&[NUMBERS, Step::Thousands])),
     (
         &["gemma4", "granite-embed-multi-311m"],
-        Recipe {
-            pieces: Pieces::Text,
-            whole_words: WholeWords::LineEnds,
-            add_bos: AddBos::Always,
-            ..plain(&[LINES])
-        },
+        Recipe { pieces: Pieces::Text, whole_words: WholeWords::LineEnds, add_bos: AddBos::Always, ..plain(&[LINES]) },
     ),
     (&["sarvam-moe"], Recipe { pieces: Pieces::Text, ..plain(&[LINES]) }),
 ];

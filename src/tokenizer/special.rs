@@ -68,7 +68,8 @@ impl SpecialTokens {
             Occurrences::of(indexed.map(|(index, found)| (found.0, index)).collect())
         };
         let (all, always) = (texts(|_| true), texts(|always| always));
-        let special = |&(text, id, _): &(&str, TokenId, bool)| Special { id, bytes: text.len() as u32, strip: vocab.strip(id) };
+        let special =
+            |&(text, id, _): &(&str, TokenId, bool)| Special { id, bytes: text.len() as u32, strip: vocab.strip(id) };
         SpecialTokens { tokens: found.iter().map(special).collect(), all, always }
     }
 

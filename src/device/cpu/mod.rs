@@ -7,6 +7,7 @@
 mod attend;
 mod cache;
 mod checkpoints;
+mod crowding;
 mod kernels;
 mod linear;
 mod panel;
@@ -34,7 +35,7 @@ pub use kernels::IsaPath;
 
 use cache::KvArena;
 use plan::PlannedOp;
-use pool::{Barrier, Pool};
+use pool::Pool;
 use shared::Shared;
 use step::{AttendItem, OpCounters, Step};
 use worklist::{PARTIALS_MAX, attend_list};
@@ -50,7 +51,6 @@ pub struct CpuDevice {
     work: Workspace,
     kv: KvArena,
     rope: Vec<RopeValues>,
-    barrier: Barrier,
     counters: Vec<OpCounters>,
     attend_counters: Vec<AtomicUsize>,
     pool: Pool,
@@ -101,7 +101,6 @@ impl CpuDevice {
             work,
             kv,
             rope,
-            barrier: Barrier::new(limits.threads),
             pool,
             sampler: HostSampler::new(limits.slots_max, program.vocab_size).with_threads(limits.threads),
             vocab_size: program.vocab_size as usize,
@@ -113,7 +112,7 @@ impl CpuDevice {
 
     /// How often all threads have met at the barrier since `prepare`.
     pub fn barrier_crossings(&self) -> usize {
-        self.barrier.crossings()
+        self.pool.barrier_crossings()
     }
 
     /// Runs a step and chooses from its rows.
@@ -136,7 +135,6 @@ impl CpuDevice {
             work: &self.work,
             kv: &self.kv,
             rope: &self.rope,
-            barrier: &self.barrier,
             counters: &self.counters,
             attend_counters: &self.attend_counters,
             threads: self.pool.threads(),
@@ -150,8 +148,8 @@ impl CpuDevice {
         let logits =
             |row: &SampleRow| unsafe { shared.work.logits.slice::<f32>(row.logit_row as usize * stride, vocab_size) };
         let sampling = self.sampler.begin(rows);
-        self.pool.run(&|thread| {
-            shared.run(thread);
+        self.pool.run_step(&|thread, barrier| {
+            shared.run(thread, barrier);
             sampling.run(thread, logits);
         });
         let sampled = sampling.finish();

@@ -52,17 +52,3 @@ impl OpCounters {
 pub fn share_of(thread: usize, threads: usize, items: usize) -> std::ops::Range<usize> {
     items * thread / threads..items * (thread + 1) / threads
 }
-
-/// Waits for a phase that is already running on other threads.
-pub fn wait_for(done: &AtomicUsize, target: usize) {
-    let mut spins = 0u32;
-    while done.load(Ordering::Acquire) < target {
-        spins += 1;
-        if spins < 10_000 {
-            std::hint::spin_loop();
-        } else {
-            // The other thread lost its core: give it ours.
-            std::thread::yield_now();
-        }
-    }
-}

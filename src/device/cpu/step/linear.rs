@@ -8,16 +8,16 @@ use std::sync::atomic::Ordering;
 use crate::device::cpu::linear::LinearCall;
 use crate::device::cpu::panel::{PANEL_COLS, padded_cols, panel_words};
 use crate::device::cpu::plan::{Input, Output, PlannedLinear, PlannedQkv, Unit, UnitOutput, padded};
+use crate::device::cpu::pool::Barrier;
 use crate::device::cpu::rows::{AddNorm, HeadRow};
 use crate::device::cpu::simd::LANES;
 use crate::device::cpu::tile::TILE_ROWS;
 use crate::weights::DType;
 
 use super::Step;
-use super::items::wait_for;
 
 impl Step<'_> {
-    pub(super) fn linear(&self, index: usize, op: &PlannedLinear, thread: usize) {
+    pub(super) fn linear(&self, index: usize, op: &PlannedLinear, thread: usize, barrier: &Barrier) {
         let counters = &self.counters[index];
         let num_rows = if matches!(op.output, Output::Logits) { self.logit_rows.len() } else { self.rows.len() };
         if num_rows == 0 {
@@ -43,7 +43,7 @@ impl Step<'_> {
         let mut inputs_ready = false;
         while let Some(item) = counters.next_item(thread, items) {
             if !inputs_ready {
-                wait_for(&counters.first_done, first_items);
+                barrier.wait_for(&counters.first_done, first_items);
                 inputs_ready = true;
             }
             let (unit, chunk) = (&op.units[item / panel_chunks], item % panel_chunks);

@@ -31,7 +31,6 @@ pub struct Step<'a> {
     pub work: &'a Workspace,
     pub kv: &'a KvArena,
     pub rope: &'a [RopeValues],
-    pub barrier: &'a Barrier,
     pub counters: &'a [OpCounters],
     pub attend_counters: &'a [AtomicUsize],
     pub threads: usize,
@@ -44,17 +43,17 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Runs thread `thread`'s share. All threads call this with the same step.
-    pub fn run(&self, thread: usize) {
+    /// Runs thread `thread`'s share. All threads call this with the same step, and meet at `barrier` behind every stage.
+    pub fn run(&self, thread: usize, barrier: &Barrier) {
         for (index, op) in self.ops.iter().enumerate() {
             match op {
                 PlannedOp::Embed(op) => self.embed(index, op, thread),
-                PlannedOp::Linear(op) => self.linear(index, op, thread),
+                PlannedOp::Linear(op) => self.linear(index, op, thread, barrier),
                 PlannedOp::Attend(op) => self.attend(index, op, thread),
             }
             self.prefetch_next(index, thread);
             // Orders what this stage wrote before the next stage's reads, and its reads before later writes.
-            self.barrier.wait();
+            barrier.wait();
         }
     }
 
