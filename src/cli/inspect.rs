@@ -1,7 +1,6 @@
 //! `kiln inspect`: what is in a model file, and the program it becomes.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 use kiln::model::{BatchShape, Epilogue, KvCacheDType, Program, Prologue, StageOp};
@@ -10,13 +9,13 @@ use kiln::weights::MetaValue;
 use serde_json::json;
 
 use super::CliError;
+use super::args::ModelArgs;
 
 /// Show a model file: metadata, tensors, sizes and the program of stages
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// GGUF model file
-    #[arg(short, long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
     /// Show every tensor
     #[arg(long)]
@@ -33,7 +32,7 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
-    let model = LoadedModel::open(&args.model)?;
+    let model = LoadedModel::open(&args.model.path()?)?;
     let program = Program::of(model.spec());
     if args.json {
         return print_json(&model, &program);
@@ -149,8 +148,7 @@ fn print_json(model: &LoadedModel, program: &Program) -> Result<(), CliError> {
         "program": stages,
     });
     serde_json::to_writer_pretty(std::io::stdout().lock(), &all)?;
-    println!();
-    Ok(())
+    super::streams::print_line("")
 }
 
 /// A metadata value on one line: long strings and arrays by their beginning or size.

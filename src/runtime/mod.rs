@@ -18,7 +18,8 @@ use crate::text::TextModel;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
-use capacity::{SequenceNeed, limits_of};
+pub use capacity::{CachePlan, SequenceNeed};
+use capacity::limits_of;
 pub use generate::{Control, Generating};
 pub use host::{Delivery, EngineHandle, Events, Ticket};
 pub use loaded::{LoadedModel, OnProgress, OpenDevice, Progress};
@@ -92,9 +93,14 @@ pub enum RuntimeError {
     #[error("the tokenizer has {tokenizer} tokens, the model {model}: the file does not fit together")]
     VocabularyMismatch { tokenizer: usize, model: u32 },
     #[error("a context of {asked} tokens: at least 2 and at most {limit} are possible")]
-    Context { asked: u32, limit: u32 },
+    Context { asked: u64, limit: u32 },
     #[error("{asked} sequences at once: at most {limit} are possible")]
-    Sequences { asked: u32, limit: u32 },
+    Sequences { asked: u64, limit: u32 },
+    #[error(
+        "{sequences} sequences of {context_tokens} tokens need {} MiB of cache: there is room for {} MiB",
+        .needed_bytes.div_ceil(1 << 20), .room_bytes >> 20
+    )]
+    Room { sequences: u64, context_tokens: u64, needed_bytes: u64, room_bytes: u64 },
     #[error("the system gives no thread for the engine: {0}")]
     Thread(std::io::Error),
 }
