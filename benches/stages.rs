@@ -13,6 +13,8 @@ mod synthetic;
 use std::time::Duration;
 
 use criterion::Criterion;
+#[cfg(feature = "cuda")]
+use kiln::device::GpuKind;
 use kiln::device::cpu::CpuDevice;
 #[cfg(feature = "cuda")]
 use kiln::device::cuda::{CudaDevice, OpenGpu};
@@ -297,7 +299,7 @@ fn on_gpu(criterion: &mut Criterion, kind: &str, label: &str, make: &dyn Fn() ->
         must(&name, case.write_inputs(&mut device));
         device
     };
-    if !gpu.is_hardware() {
+    if gpu.kind() != GpuKind::Hardware {
         return once_simulated(&name, || {
             let case = make();
             let mut device = prepare(&case);

@@ -348,7 +348,7 @@ enum {
     KILN_SAMPLE_LOGPROBS = 8,
 };
 
-/* src/device/sampler/mod.rs, SampleRow. Rows 0..num_sample_chains start chains; rows of a chain are of one slot and see each other's
+/* src/device/sampler/mod.rs, SampleRow and the Penalties of its slot. Rows 0..num_sample_chains start chains; rows of a chain are of one slot and see each other's
  * counts. */
 struct KilnSampleRow {
     kiln_u32 logit_row;

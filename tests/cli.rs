@@ -339,7 +339,7 @@ fn several_answers_come_best_first_with_their_scores() {
     refuses(with_model("run", &["--beams", "17", "hi"]), &["num_beams", "17"]);
     refuses(with_model("run", &["--beams", "4", "--temperature", "0.5", "hi"]), &["temperature", "with beams"]);
     refuses(with_model("run", &["--beams", "2", "--n", "3", "hi"]), &["num_return", "3"]);
-    refuses(with_model("run", &["--n", "2", "--best-of", "1", "hi"]), &["1 to best_of, 1"]);
-    refuses(with_model("run", &["--n", "17", "hi"]), &["best_of", "1 to 16"]);
+    refuses(with_model("run", &["--n", "2", "--best-of", "1", "hi"]), &["best_of", "2 to 16"]);
+    refuses(with_model("run", &["--n", "17", "hi"]), &["n:", "1 to 16"]);
     refuses(with_model("run", &["--length-penalty", "1", "hi"]), &["--beams"]);
 }

@@ -147,9 +147,9 @@ fn requests_are_checked_before_they_reach_the_engine() {
     let admit = |request: &GenerateRequest| handle.facts().admit(request).unwrap_err().to_string();
     let ask = |answers| request(3, answers, 4);
     let many = ask(Answers::Sampled { n: 17, best_of: 17 });
-    assert_eq!(admit(&many), "best_of: expected 1 to 16, found 17");
+    assert_eq!(admit(&many), "n: expected 1 to 16, found 17");
     let few = ask(Answers::Sampled { n: 3, best_of: 2 });
-    assert_eq!(admit(&few), "n: expected 1 to 2, found 3");
+    assert_eq!(admit(&few), "best_of: expected 3 to 16, found 2");
     let long = GenerateRequest { prompt_ids: vec![TokenId(1); 600], ..ask(Answers::ONE) };
     assert_eq!(admit(&long), "prompt is too long: 600 tokens > 511 maximum");
     let beams = ask(Answers::Beams(BeamParams { num_beams: 7, num_return: 1, ..BeamParams::default() }));

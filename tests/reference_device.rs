@@ -1,4 +1,4 @@
-//! The reference device's own promises: pipelining, and what it refuses.
+//! The reference device's own promises: pipelining, and programs that it refuses.
 #![allow(clippy::unwrap_used)] // A panic is how a test fails, also in its helpers.
 
 mod common;
@@ -6,9 +6,7 @@ mod common;
 use common::synthetic::{Tensors, TinyModel};
 use common::{limits_one_sequence, rows_of};
 use kiln::device::reference::{Mode, ReferenceDevice};
-use kiln::device::{
-    Batch, BatchSeq, BlockCopy, Checkpoint, Choice, Device, DeviceError, InputToken, SampleRow, SlotStart,
-};
+use kiln::device::{Batch, BatchSeq, Choice, Device, DeviceError, InputToken, SampleRow, SlotStart};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{MatrixRef, Program, StageOp};
 use kiln::weights::{DType, WeightsError};
@@ -72,34 +70,6 @@ fn steps_in_flight_give_the_same_tokens() {
     let expected = generate(device(), 1);
     assert_eq!(generate(device().with_steps_in_flight(2), 2), expected);
     assert_eq!(generate(device().with_steps_in_flight(3), 3), expected);
-}
-
-fn is_limit<T: std::fmt::Debug>(result: Result<T, DeviceError>, subject: &str) {
-    assert!(matches!(&result, Err(DeviceError::Limit { what, .. }) if what.contains(subject)), "{subject}: {result:?}");
-}
-
-#[test]
-fn batches_beyond_the_limits_are_refused_and_not_queued() {
-    let mut device = device();
-    let good = || rows_of(&[1, 2], 0, &BLOCKS, vec![1]);
-    is_limit(device.submit(&one_seq(BatchSeq { slot: SlotId(1), ..good() })), "slot");
-    is_limit(device.submit(&one_seq(rows_of(&[33], 0, &BLOCKS, vec![]))), "token id");
-    is_limit(device.submit(&one_seq(rows_of(&[1], 0, &[BlockId(2)], vec![]))), "block id");
-    is_limit(device.submit(&one_seq(rows_of(&[1], 16, &BLOCKS[..1], vec![]))), "blocks");
-    is_limit(device.submit(&one_seq(rows_of(&[1], 32, &BLOCKS, vec![]))), "positions");
-    is_limit(device.submit(&one_seq(rows_of(&[1; 33], 0, &BLOCKS, vec![]))), "rows of a step");
-    is_limit(device.submit(&one_seq(rows_of(&[1], 0, &BLOCKS, vec![1]))), "logit row");
-    is_limit(device.copy_blocks(&[BlockCopy { from: BlockId(0), to: BlockId(2) }]), "block id");
-    assert!(matches!(device.sample(&[greedy(0)]), Err(DeviceError::NoCheckpoint(_))));
-    device.submit(&one_seq(good())).unwrap();
-    is_limit(device.submit(&one_seq(good())), "in flight");
-    is_limit(device.sample(&[greedy(1)]), "logit row");
-    is_limit(device.write(&one_seq(good()), Checkpoint::Delta, &[0.0; 64]), "in flight");
-    device.collect().unwrap();
-    assert_eq!(device.read(Checkpoint::Logits).unwrap().len(), 33);
-    assert!(matches!(device.read(Checkpoint::Keys { layer: 1, seq: 0 }), Err(DeviceError::NoCheckpoint(_))));
-    let odd = device.write(&one_seq(good()), Checkpoint::Delta, &[0.0; 63]);
-    assert!(matches!(odd, Err(DeviceError::Unsupported { .. })));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use common::{Tested, reference, rows_of, simulated};
 use kiln::device::reference::Mode;
 use kiln::device::sampler::HostSampler;
 use kiln::device::{
-    Batch, BatchSeq, Checkpoint, Choice, Device, DeviceError, InputToken, KvCacheDType, Limits, SampleRow, Sampled,
-    SlotStart,
+    Batch, BatchSeq, Checkpoint, Choice, Device, DeviceError, InputToken, KvCacheDType, Limits, Penalties, SampleRow,
+    Sampled, SlotStart,
 };
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{EmbedOp, Program, StageOp};
@@ -31,7 +31,7 @@ fn limits(slots: u32, logit_rows: u32) -> Limits {
         step_rows_max: logit_rows.max(slots),
         logit_rows_max: logit_rows,
         block_tokens: 16,
-        num_blocks: 1,
+        num_blocks: logit_rows.max(slots),
         kv_cache_dtype: KvCacheDType::F16,
         threads: 1,
     }
@@ -43,10 +43,10 @@ fn device(vocab_size: u32, slots: u32, logit_rows: u32) -> Box<dyn Device> {
     tested().ready(&program, &Tensors::default(), &limits(slots, logit_rows))
 }
 
-/// `rows` sequences of one row.
-fn batch(starts: Vec<SlotStart>, rows: usize) -> Batch {
-    let seqs = (0..rows).map(|_| rows_of(&[0], 0, &[BlockId(0)], vec![0])).collect();
-    Batch { starts, seqs }
+/// A sequence of one row for each slot.
+fn batch(starts: Vec<SlotStart>, slots: impl IntoIterator<Item = SlotId>) -> Batch {
+    let seq = |(slot, block)| BatchSeq { slot, ..rows_of(&[0], 0, &[BlockId(block)], vec![0]) };
+    Batch { starts, seqs: slots.into_iter().zip(0..).map(seq).collect() }
 }
 
 fn row(logit_row: u32, slot: u32, choice: Choice) -> SampleRow {
@@ -68,7 +68,10 @@ struct Step {
 fn check(name: &str, device: &mut dyn Device, host: &HostSampler, steps: &[Step]) -> Vec<Sampled> {
     let mut all = Vec::new();
     for (number, step) in steps.iter().enumerate() {
-        let batch = batch(step.starts.clone(), step.logits.len());
+        // Rows that nothing is sampled from are of any slot.
+        let mut slots = vec![SlotId(0); step.logits.len()];
+        step.rows.iter().for_each(|row| slots[row.logit_row as usize] = row.slot);
+        let batch = batch(step.starts.clone(), slots);
         device.write(&batch, Checkpoint::Logits, &step.logits.concat()).unwrap();
         device.submit(&batch).unwrap();
         device.sample(&step.rows).unwrap();
@@ -148,14 +151,9 @@ fn choice(rng: &mut Rng, vocab_size: u32) -> Choice {
 }
 
 fn sample_row(rng: &mut Rng, vocab_size: u32, logit_row: u32, slot: u32) -> SampleRow {
-    let off = rng.below(2) == 0;
     let choice = choice(rng, vocab_size);
     let logprobs = one_of(rng, &[None, None, Some(0), Some(1), Some(5), Some(20), Some(128)]);
     SampleRow {
-        presence_penalty: if off { 0.0 } else { one_of(rng, &[0.0, 0.5, 2.0, -1.3]) },
-        frequency_penalty: if off { 0.0 } else { one_of(rng, &[0.0, 0.3, -0.7, 1e30]) },
-        repetition_penalty: if off { 1.0 } else { one_of(rng, &[1.0, 1.2, 0.01, 100.0]) },
-        penalise_prompt: rng.below(2) == 0,
         before_min_length: rng.below(2) == 0,
         logprobs: if matches!(choice, Choice::Candidates { .. }) { None } else { logprobs },
         ..row(logit_row, slot, choice)
@@ -167,10 +165,17 @@ fn slot_start(rng: &mut Rng, vocab_size: u32, slot: u32) -> SlotStart {
         (0..rng.below(most)).map(|_| TokenId(rng.below(vocab_size as usize) as u32)).collect()
     };
     let biased = one_of(rng, &[1, 1, 30, 1025]);
+    let penalties = Penalties {
+        presence: one_of(rng, &[0.0, 0.5, 2.0, -1.3]),
+        frequency: one_of(rng, &[0.0, 0.3, -0.7, 1e30]),
+        repetition: one_of(rng, &[1.0, 1.2, 0.01, 100.0]),
+        count_prompt: rng.below(2) == 0,
+    };
     SlotStart {
         slot: SlotId(slot),
         prompt_ids: ids(rng, 300),
         output_ids: ids(rng, 40),
+        penalties: if rng.below(2) == 0 { Penalties::default() } else { penalties },
         logit_bias: ids(rng, biased).into_iter().map(|id| (id, rng.uniform(-20.0, 20.0))).collect(),
         ids_masked_before_min: match rng.below(6) {
             0 => (0..vocab_size.min(1000)).map(TokenId).collect(),
@@ -271,17 +276,18 @@ fn rows_of_one_slot_see_each_other() {
     let host = HostSampler::new(2, vocab_size);
     let best = logits(&mut rng, vocab_size, 0);
     // Every row takes the best token that no row before it has taken.
-    let once = SampleRow { presence_penalty: 1e6, ..row(0, 1, Choice::Greedy) };
-    let rows = (0..8).map(|i| SampleRow { logit_row: i, ..once.clone() }).collect();
-    let sampled =
-        check("a chain", device.as_mut(), &host, &[Step { starts: Vec::new(), logits: vec![best.clone(); 8], rows }]);
+    let start = |slot: u32, penalties: Penalties| SlotStart { slot: SlotId(slot), penalties, ..SlotStart::default() };
+    let starts = vec![start(1, Penalties { presence: 1e6, ..Penalties::default() })];
+    let rows = (0..8).map(|i| row(i, 1, Choice::Greedy)).collect();
+    let sampled = check("a chain", device.as_mut(), &host, &[Step { starts, logits: vec![best.clone(); 8], rows }]);
     let distinct: std::collections::BTreeSet<TokenId> = sampled.iter().map(|s| s.token.unwrap()).collect();
     assert_eq!(distinct.len(), 8);
-    // Beside it, rows without penalties share a slot; their counts arrive all the same.
+    // Rows of two slots take turns, one with penalties and one without, and each sees the counts of its own.
+    let starts = vec![start(0, Penalties { frequency: 1.0, ..Penalties::default() }), start(1, Penalties::default())];
     let rows = (0..8).map(|i| row(i, i % 2, plain_draw(i))).collect();
-    let after = SampleRow { frequency_penalty: 1.0, logprobs: Some(2), ..row(0, 0, Choice::Greedy) };
+    let after = SampleRow { logprobs: Some(2), ..row(0, 0, Choice::Greedy) };
     let steps = [
-        Step { starts: Vec::new(), logits: vec![best.clone(); 8], rows },
+        Step { starts, logits: vec![best.clone(); 8], rows },
         Step { starts: Vec::new(), logits: vec![best], rows: vec![after] },
     ];
     check("side by side", device.as_mut(), &host, &steps);
@@ -297,14 +303,11 @@ fn prompts_of_any_length_are_counted() {
     let mut starts: Vec<SlotStart> = (0..70).map(|slot| slot_start(&mut rng, vocab_size, slot)).collect();
     starts[7].prompt_ids = (0..150_000).map(|_| TokenId(rng.below(300) as u32 / 2)).collect();
     starts[8].output_ids = (0..70_000).map(|i| TokenId(i % 299)).collect();
+    for start in &mut starts {
+        start.penalties = Penalties { presence: 0.0, frequency: 1e-3, repetition: 1.1, count_prompt: true };
+    }
     let logits = (0..70).map(|i| logits(&mut rng, vocab_size, i % 4)).collect();
-    let rows = (0..70).map(|i| SampleRow {
-        frequency_penalty: 1e-3,
-        repetition_penalty: 1.1,
-        penalise_prompt: true,
-        logprobs: Some(4),
-        ..row(i, i, plain_draw(i))
-    });
+    let rows = (0..70).map(|i| SampleRow { logprobs: Some(4), ..row(i, i, plain_draw(i)) });
     let step = Step { starts, logits, rows: rows.collect() };
     check("long prompts", device.as_mut(), &host, &[step]);
 }
@@ -323,7 +326,7 @@ fn the_next_step_starts_before_the_host_knows_the_token() {
             slot: SlotId(slot),
             position_start: 0,
             tokens: vec![input],
-            block_table: vec![BlockId(0)],
+            block_table: vec![BlockId(slot)],
             logit_rows: vec![0],
         };
         Batch { starts, seqs: vec![seq(0), seq(1)] }
@@ -341,7 +344,7 @@ fn the_next_step_starts_before_the_host_knows_the_token() {
     }
     device.submit(&step(InputToken::LastSampled, Vec::new())).unwrap();
     if pipelined {
-        assert!(matches!(device.read(Checkpoint::Residual), Err(DeviceError::NoCheckpoint(_))));
+        assert!(matches!(device.read(Checkpoint::Residual), Err(DeviceError::Order(_))));
         sampled = device.collect().unwrap().sampled;
     }
     device.collect().unwrap();
@@ -370,35 +373,6 @@ fn the_next_step_starts_before_the_host_knows_the_token() {
     assert_eq!(restarted[32..], fourth[32..]);
 }
 
-/// What does not fit the CUDA device's tables is refused, and nothing is queued.
-#[cfg(feature = "cuda")]
-#[test]
-fn what_does_not_fit_is_refused() {
-    if !simulated::is_child() {
-        return simulated::rerun("what_does_not_fit_is_refused", &[&[]]);
-    }
-    let mut device = device(100, 2, 2);
-    let refused = |result: Result<(), DeviceError>, name: &str| match result {
-        Err(DeviceError::Limit { what, .. }) => assert_eq!(what, name),
-        other => panic!("{name}: {other:?}"),
-    };
-    let start = SlotStart { logit_bias: vec![(TokenId(1), 0.5); 1025], ..SlotStart::default() };
-    refused(device.submit(&batch(vec![start], 1)), "logit biases of a sequence");
-    let start = SlotStart { prompt_ids: vec![TokenId(100)], ..SlotStart::default() };
-    refused(device.submit(&batch(vec![start], 1)), "token id");
-    let usable = batch(Vec::new(), 2);
-    device.write(&usable, Checkpoint::Logits, &[1.0; 200]).unwrap();
-    device.submit(&usable).unwrap();
-    let greedy = row(0, 0, Choice::Greedy);
-    refused(device.sample(&[SampleRow { logprobs: Some(129), ..greedy.clone() }]), "most likely tokens to report");
-    refused(device.sample(&[row(2, 0, Choice::Greedy)]), "logit row of a sample row");
-    refused(device.sample(&[row(0, 2, Choice::Greedy)]), "slot");
-    refused(device.sample(&[row(0, 0, Choice::Forced(TokenId(100)))]), "token id");
-    refused(device.sample(&vec![greedy.clone(); 3]), "sample rows of a step");
-    device.sample(&[greedy]).unwrap();
-    assert_eq!(device.collect().unwrap().sampled[0].token, Ok(TokenId(0)));
-}
-
 /// Beams as a search uses them: sixteen rows, with and without what processes logits. Ties go to the lower id.
 #[test]
 fn candidates_of_sixteen_beams() {
@@ -407,10 +381,12 @@ fn candidates_of_sixteen_beams() {
     let mut device = device(vocab_size, beams, beams);
     let host = HostSampler::new(beams, vocab_size);
     let logits: Vec<Vec<f32>> = (0..beams).map(|i| logits(&mut rng, vocab_size, i as usize % 7)).collect();
-    let starts: Vec<SlotStart> = (0..beams).map(|slot| slot_start(&mut rng, vocab_size, slot)).collect();
+    let mut starts: Vec<SlotStart> = (0..beams).map(|slot| slot_start(&mut rng, vocab_size, slot)).collect();
+    for start in &mut starts {
+        start.penalties = Penalties { presence: 0.5, frequency: 0.2, ..start.penalties };
+    }
     let candidates = |i: u32| row(i, i, Choice::Candidates { count: 19 });
-    let processed =
-        |i: u32| SampleRow { presence_penalty: 0.5, frequency_penalty: 0.2, before_min_length: true, ..candidates(i) };
+    let processed = |i: u32| SampleRow { before_min_length: true, ..candidates(i) };
     let step =
         |starts: &[SlotStart], rows: Vec<SampleRow>| Step { starts: starts.to_vec(), logits: logits.clone(), rows };
     let steps = [

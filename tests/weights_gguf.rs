@@ -132,8 +132,6 @@ fn every_broken_field_is_refused_by_name() {
         (|f| set(f, "count", StringLength, 0), "metadata key number 2: expected a name, found an empty string"),
         (|f| set(f, "count", Text, 0xff), "metadata key number 2: expected UTF-8, found invalid utf-8"),
         (|f| set(f, "count", ValueType, 13), "metadata key count: expected a GGUF value type (0 to 12), found 13"),
-        (|f| set(f, "truth", Scalar, 2), "metadata key truth: expected a bool (0 or 1), found 2"),
-        (|f| set(f, "truths", Scalar, 0x0300), "metadata key truths, element 1: expected a bool (0 or 1), found 3"),
         (|f| set(f, "scores", ArrayLength, 1 << 40), "metadata key scores: expected at most"),
         (|f| set(f, "scores", ArrayLength, u64::MAX), "metadata key scores: expected at most"),
         (|f| set(f, "truths", ArrayLength, u64::MAX), "metadata key truths: expected at most"),
@@ -195,17 +193,54 @@ fn dimension_products_do_not_wrap() {
     }
 }
 
+/// Of most keys nobody asks for the value, and writers are careless with them.
 #[test]
-fn strings_of_arrays_are_checked_one_by_one() {
+fn invalid_text_and_truth_values_are_errors_for_those_who_read_them() {
+    let spoilt = |owner: &str, kind: FieldKind, at: usize, value: u8| {
+        let mut file = sample().metadata("author", "René").write();
+        // The first text is the key.
+        let fields: Vec<_> = file.fields.iter().filter(|f| f.owner == owner && f.kind == kind).collect();
+        let offset = fields[at].offset + fields[at].bytes - 1;
+        file.bytes[offset] = value;
+        gguf::parse(&file.bytes).unwrap().metadata
+    };
+    let cases: [(Metadata, fn(&Metadata) -> Result<(), WeightsError>, &str); 4] = [
+        (
+            spoilt("author", FieldKind::Text, 1, 0x20),
+            |m| m.str("author").map(drop),
+            r#"metadata key author: expected string, found string: "Ren\xc3 ": invalid utf-8 sequence of 1 bytes from index 3"#,
+        ),
+        (
+            spoilt("truth", FieldKind::Scalar, 0, 2),
+            |m| m.bool("truth").map(drop),
+            "metadata key truth: expected bool, found bool: a bool of 2 (0 and 1 are allowed)",
+        ),
+        (
+            spoilt("tokens", FieldKind::Text, 3, 0xfe),
+            |m| m.str_array("tokens").map(drop),
+            r#"metadata key tokens: expected array of strings, found [string; 4]: element 2, "\xe6\x97\xa5\xe6\x9c\xfe": invalid utf-8 sequence of 2 bytes from index 3"#,
+        ),
+        (
+            spoilt("truths", FieldKind::Scalar, 0, 3),
+            |m| m.i32_array("truths").map(drop),
+            "metadata key truths: expected array of 32-bit integers, found [bool; 2]: element 1, a bool of 3 (0 and 1 are allowed)",
+        ),
+    ];
+    for (metadata, read, expected) in cases {
+        assert_eq!(read(&metadata).expect_err("a value that is invalid").to_string(), expected);
+        assert_eq!(metadata.u32("count").unwrap(), 7, "the others are read as ever");
+    }
+    let author = spoilt("author", FieldKind::Text, 1, 0x20);
+    assert_eq!(author.opt_label("author").unwrap().unwrap(), "Ren\u{fffd} ");
+    assert_eq!(author.opt_label("absent").unwrap(), None);
+    assert!(author.opt_label("count").is_err());
+}
+
+#[test]
+fn strings_of_arrays_are_within_the_file() {
     let mut file = sample().write();
     let lengths: Vec<_> =
         file.fields.iter().filter(|f| f.owner == "tokens" && f.kind == FieldKind::StringLength).cloned().collect();
-    let texts: Vec<_> =
-        file.fields.iter().filter(|f| f.owner == "tokens" && f.kind == FieldKind::Text).cloned().collect();
-    file.bytes[texts[3].offset] = 0xfe;
-    assert!(error_of(&file).starts_with("metadata key tokens, element 2: expected UTF-8"), "{}", error_of(&file));
-
-    let mut file = sample().write();
     file.set(&lengths[3], 1 << 50);
     let error = error_of(&file);
     assert!(error.starts_with("metadata key tokens, element 2: expected 1125899906842624 bytes, found"), "{error}");
@@ -213,15 +248,18 @@ fn strings_of_arrays_are_checked_one_by_one() {
 
 /// Two strings whose bytes are UTF-8 only when put together.
 #[test]
-fn a_character_split_over_two_strings_is_refused() {
+fn a_character_split_over_two_strings_is_no_text() {
     let mut writer = GgufWriter::new();
     writer.metadata("tokens", MetaArray::String(["aaa", "bbb"].into_iter().collect()));
     let mut file = writer.write();
     let texts: Vec<_> = file.fields.iter().filter(|f| f.kind == FieldKind::Text).map(|f| f.offset).collect();
     file.bytes[texts[1] + 2] = 0xc3;
     file.bytes[texts[2]] = 0xa9;
-    let expected = "metadata key tokens, element 0: expected UTF-8, found a string that ends within a character";
-    assert_eq!(error_of(&file), expected);
+    let metadata = gguf::parse(&file.bytes).unwrap().metadata;
+    let error = metadata.str_array("tokens").expect_err("half a character").to_string();
+    let expected =
+        r#"metadata key tokens: expected array of strings, found [string; 2]: element 0, "aa\xc3": incomplete utf-8"#;
+    assert!(error.starts_with(expected), "{error}");
 }
 
 #[test]
@@ -317,7 +355,9 @@ fn scalar() -> impl Strategy<Value = MetaValue> {
         any::<f32>().prop_map(MetaValue::F32),
         any::<f64>().prop_map(MetaValue::F64),
         any::<bool>().prop_map(MetaValue::Bool),
+        (2..=255u8).prop_map(MetaValue::RawBool),
         ".*".prop_map(MetaValue::String),
+        prop::collection::vec(0x80..0xc0u8, 1..5).prop_map(MetaValue::RawString),
     ]
 }
 
@@ -330,6 +370,7 @@ fn array() -> impl Strategy<Value = MetaArray> {
         prop::collection::vec(any::<f32>(), 0..9).prop_map(MetaArray::F32),
         prop::collection::vec(any::<f64>(), 0..9).prop_map(MetaArray::F64),
         prop::collection::vec(any::<bool>(), 0..9).prop_map(MetaArray::Bool),
+        prop::collection::vec(2..9u8, 1..9).prop_map(MetaArray::RawBools),
         prop::collection::vec(".*", 0..9).prop_map(|v| MetaArray::String(v.iter().collect::<StringArray>())),
     ];
     flat.prop_recursive(ARRAY_DEPTH_MAX - 1, 16, 4, |inner| {

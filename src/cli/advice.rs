@@ -1,6 +1,6 @@
 //! What to do about an error, in this command line's words. Errors from below name resources; flags have names only here.
 
-use kiln::device::DeviceError;
+use kiln::device::{DeviceError, Dimension};
 use kiln::engine::EngineError;
 use kiln::runtime::RuntimeError;
 use kiln::sampling::ParamError;
@@ -51,12 +51,26 @@ fn on_engine(error: &EngineError) -> Option<String> {
 }
 
 fn on_device(error: &DeviceError) -> Option<String> {
-    let advice = match error {
-        DeviceError::NoGpu { .. } => "--device cpu runs the model without one",
-        DeviceError::Limit { .. } => "lower --ctx-size, --parallel or --ubatch-size",
-        _ => return None,
-    };
-    Some(advice.to_owned())
+    match error {
+        DeviceError::NoGpu { .. } => Some("--device cpu runs the model without one".to_owned()),
+        DeviceError::Threads { .. } => Some("lower --threads, or raise the system's limits".to_owned()),
+        DeviceError::Limit { .. } => Some("lower --ctx-size, --parallel or --ubatch-size".to_owned()),
+        DeviceError::OutOfMemory { purpose, .. } => {
+            let flags: Vec<&str> = purpose.grows_with().iter().map(|dimension| less_of(*dimension)).collect();
+            (!flags.is_empty()).then(|| format!("take {}", flags.join(", or ")))
+        }
+        _ => None,
+    }
+}
+
+fn less_of(dimension: Dimension) -> &'static str {
+    match dimension {
+        Dimension::Model => "a smaller model or format, or another --device",
+        Dimension::Context => "a smaller --ctx-size (bench: -p, -n, -d; perplexity: --ctx)",
+        Dimension::Sequences => "a smaller --parallel (run: --n, --best-of, --beams)",
+        Dimension::StepRows | Dimension::LogitRows => "a smaller --ubatch-size",
+        Dimension::Threads => "a smaller --threads",
+    }
 }
 
 fn on_tokenizer(error: &TokenizerError) -> Option<String> {
@@ -97,6 +111,15 @@ mod tests {
             (CliError::Param(param), "--stop-token-id"),
             (CliError::Runtime(RuntimeError::Sequences { asked: 2000, limit: 1024 }), "--parallel"),
             (CliError::Runtime(RuntimeError::Context { asked: 1, limit: 9 }).at("line 7"), "--ctx-size"),
+            (
+                CliError::Device(DeviceError::OutOfMemory {
+                    purpose: kiln::device::Purpose::KvArena,
+                    asked_bytes: 9,
+                    free_bytes: None,
+                    reason: String::new(),
+                }),
+                "--ctx-size",
+            ),
             (CliError::Device(DeviceError::NoGpu { reason: String::new() }), "--device cpu"),
         ];
         for (error, words) in cases {

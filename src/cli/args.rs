@@ -8,6 +8,7 @@ use kiln::device::KvCacheDType;
 use kiln::runtime::{DeviceChoice, RuntimeOptions};
 
 use super::CliError;
+use super::streams::read_text;
 
 /// The default model, where `cargo xtask setup` puts it.
 const DEFAULT_MODEL: &str = "weights/SmolLM2-135M-Instruct-Q4_1.gguf";
@@ -88,6 +89,28 @@ pub struct StepArgs {
 impl StepArgs {
     pub fn rows_max(&self) -> u32 {
         self.ubatch_size
+    }
+}
+
+/// How messages become a prompt.
+#[derive(Clone, Debug, Args)]
+pub struct TemplateArgs {
+    /// File with a chat template (Jinja) to take instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+}
+
+impl TemplateArgs {
+    pub fn is_given(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// The template's text.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no text.
+    pub fn source(&self) -> Result<Option<String>, CliError> {
+        self.chat_template.as_deref().map(read_text).transpose()
     }
 }
 

@@ -8,7 +8,6 @@ mod bench;
 mod completions;
 mod inspect;
 mod interrupt;
-mod json;
 mod perplexity;
 mod profile;
 mod progress;
@@ -22,9 +21,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kiln::tokenizer::{AddSpecial, EncodeOptions, ParseSpecial};
+use kiln::weights::printable;
 use tracing_subscriber::EnvFilter;
 
-use streams::{printable, say};
+use streams::say;
 
 /// Generate text with large language models
 ///

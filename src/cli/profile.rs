@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use kiln::device::{Device, Profiler};
+use kiln::device::{Device, GpuKind, Profiler};
 use kiln::model::Program;
 use kiln::runtime::{LoadedModel, OpenDevice};
 
@@ -123,7 +123,7 @@ fn measure(args: &ProfileArgs) -> Result<(), CliError> {
     let [prefill_s, decode_s] = run_once(args, &program, device.as_mut())?;
     device.profiler(Profiler::Stop)?;
     let (name, mut out) = (device.name(), std::io::stdout().lock());
-    let is_simulated = name.contains("Simulated");
+    let is_simulated = device.gpu_kind() == Some(GpuKind::Simulated);
     let rate = |tokens: u32, seconds: f64| match is_simulated {
         true => "simulated: no time".to_owned(),
         false => format!("{:.1} tokens/s", f64::from(tokens) / seconds),
@@ -131,7 +131,7 @@ fn measure(args: &ProfileArgs) -> Result<(), CliError> {
     writeln!(out, "device   {name}")?;
     writeln!(out, "prefill  {} tokens, {}", args.n_prompt, rate(args.n_prompt, prefill_s))?;
     writeln!(out, "decode   {} tokens, {}", args.n_gen, rate(args.n_gen, decode_s))?;
-    if !name.starts_with("cuda") {
+    if device.gpu_kind().is_none() {
         writeln!(out, "\nThe tools below look at GPUs: give --device cuda.")?;
     } else if is_simulated {
         writeln!(out, "\nThe tools below see nothing of a simulated GPU.")?;

@@ -56,7 +56,7 @@ pub struct Loading(ProgressBar);
 
 impl Loading {
     pub fn of(loaded: &LoadedModel, shown: Shown) -> Loading {
-        let message = format!("loading {}", super::streams::printable(&loaded.file().path().display().to_string()));
+        let message = format!("loading {}", kiln::weights::printable(&loaded.file().path().display().to_string()));
         Loading(bar(loaded.tensor_bytes(), "{msg} {wide_bar} {bytes} of {total_bytes}", &message, shown))
     }
 

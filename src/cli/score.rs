@@ -5,11 +5,11 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::Args;
 use kiln::ids::TokenId;
 use kiln::runtime::{Runtime, RuntimeOptions};
+use kiln::text::json;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::args::{ContextArgs, DeviceArgs, ModelArgs};
-use super::json;
 use super::progress::{self, Busy, Shown};
 use super::streams::{STDIN, text_of};
 use super::{CliError, TEXT_WITH_BOS};

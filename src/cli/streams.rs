@@ -22,20 +22,6 @@ pub fn print_line(line: impl Display) -> Result<(), CliError> {
     Ok(writeln!(std::io::stdout().lock(), "{line}")?)
 }
 
-/// `text` with everything escaped that moves a terminal's cursor, hides text or reorders it.
-pub fn printable(text: &str) -> String {
-    let is_hidden = |c: char| {
-        let formats = matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        c.is_control() || formats
-    };
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_hidden(c) { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
-}
-
 /// The text in a file.
 pub fn read_text(path: &Path) -> Result<String, CliError> {
     let name = path.display().to_string();
@@ -93,11 +79,5 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(without_last_newline(text.to_owned()), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
-        assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d\u{202e}e\u{7f}"), "a\\u{1b}[2Jb\\nc\\u{9b}d\\u{202e}e\\u{7f}");
-        assert_eq!(printable("ünï 日本 \"\\"), "ünï 日本 \"\\");
     }
 }

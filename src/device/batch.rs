@@ -3,8 +3,7 @@
 use crate::ids::{BlockId, SlotId, TokenId};
 use crate::model::{BatchShape, KvCacheDType};
 
-use super::DeviceError;
-use super::sampler::Sampled;
+use super::sampler::{Penalties, Sampled};
 
 /// What a device is prepared for. Everything is allocated for these limits, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,28 +39,30 @@ pub enum InputToken {
 pub struct BatchSeq {
     pub slot: SlotId,
     pub position_start: u32,
-    /// One token per row.
+    /// One token per row, at least one.
     pub tokens: Vec<InputToken>,
     /// Blocks of positions `0..`, at least as many as the last row's position needs.
     pub block_table: Vec<BlockId>,
-    /// Rows of this sequence that need logits, counted from its first row, ascending. Usually the last or none.
+    /// Rows of this sequence that need logits, counted from its first row, ascending, each once. Usually the last or none.
     pub logit_rows: Vec<u32>,
 }
 
-/// A slot that starts (or restarts) with a new sequence: what its penalties count from.
+/// A slot that starts (or restarts) with a sequence: what does not change while that runs, and what its penalties count from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SlotStart {
     pub slot: SlotId,
     pub prompt_ids: Vec<TokenId>,
     /// Tokens generated before a preemption; empty for a new sequence.
     pub output_ids: Vec<TokenId>,
+    pub penalties: Penalties,
     /// Added to raw logits.
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Masked while a row says that the minimum length is not reached: end of sequence and stop ids.
     pub ids_masked_before_min: Vec<TokenId>,
 }
 
-/// One step: prompt rows and decode rows of many sequences, ragged. Batch rows are the sequences' rows in order.
+/// One step: prompt rows and decode rows of many sequences, ragged. Batch rows are the sequences' rows in order. There is at least one
+/// sequence, and each has at least one row; no two rows are written to the same place of the cache.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     pub starts: Vec<SlotStart>,
@@ -77,38 +78,6 @@ impl Batch {
     /// Logit rows over all sequences.
     pub fn num_logit_rows(&self) -> usize {
         self.seqs.iter().map(|s| s.logit_rows.len()).sum()
-    }
-
-    /// Checks the batch against a device's limits and itself; what devices call before they queue it.
-    pub fn check(&self, limits: &Limits, vocab_size: u32) -> Result<(), DeviceError> {
-        let limit = |what, limit: u32, asked: usize| match asked as u64 <= u64::from(limit) {
-            true => Ok(()),
-            false => Err(DeviceError::Limit { what, limit: limit.into(), asked: asked as u64 }),
-        };
-        limit("rows of a step", limits.step_rows_max, self.num_rows())?;
-        limit("logit rows of a step", limits.logit_rows_max, self.num_logit_rows())?;
-        for start in &self.starts {
-            limit("slot", limits.slots_max.saturating_sub(1), start.slot.index())?;
-        }
-        for seq in &self.seqs {
-            limit("slot", limits.slots_max.saturating_sub(1), seq.slot.index())?;
-            let end = seq.position_start as usize + seq.tokens.len();
-            limit("positions of a sequence", limits.context_tokens_max, end)?;
-            let block_tokens = limits.block_tokens as usize;
-            limit("positions in the sequence's blocks", (seq.block_table.len() * block_tokens) as u32, end)?;
-            for block in &seq.block_table {
-                limit("block id", limits.num_blocks.saturating_sub(1), block.index())?;
-            }
-            for row in &seq.logit_rows {
-                limit("logit row of a sequence", (seq.tokens.len() as u32).saturating_sub(1), *row as usize)?;
-            }
-            for token in &seq.tokens {
-                if let InputToken::Id(id) = token {
-                    limit("token id", vocab_size.saturating_sub(1), id.index())?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The shape that costs depend on, with a cache of this type.

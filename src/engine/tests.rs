@@ -3,7 +3,7 @@
 mod beams;
 mod simulation;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -48,6 +48,8 @@ struct Scripted {
     depth: usize,
     cache: HashMap<(BlockId, u32), u32>,
     last: HashMap<SlotId, TokenId>,
+    /// Slots whose sequences have a frequency penalty.
+    penalised: HashSet<SlotId>,
     queue: VecDeque<Queued>,
     /// Steps submitted so far, and the one that fails.
     submitted: u32,
@@ -68,6 +70,7 @@ impl Scripted {
             depth,
             cache: HashMap::new(),
             last: HashMap::new(),
+            penalised: HashSet::new(),
             queue: VecDeque::new(),
             submitted: 0,
             fails_at,
@@ -78,6 +81,10 @@ impl Scripted {
     fn run(&mut self, batch: &Batch, rows: &[SampleRow]) -> StepOutput {
         let mut written: HashMap<(BlockId, u32), SlotId> = HashMap::new();
         let mut hashes = Vec::new();
+        for start in &batch.starts {
+            self.penalised.remove(&start.slot);
+            self.penalised.extend((start.penalties.frequency != 0.0).then_some(start.slot));
+        }
         for seq in &batch.seqs {
             for (i, token) in seq.tokens.iter().enumerate() {
                 let id = match token {
@@ -102,7 +109,7 @@ impl Scripted {
             if let Choice::Forced(id) = row.choice {
                 return Sampled { slot: row.slot, token: Ok(id), logprob: Some(hash as f32), top: Vec::new() };
             }
-            if hash % BAD_ROW_EVERY == 0 && (row.logprobs.is_some() || row.frequency_penalty != 0.0) {
+            if hash % BAD_ROW_EVERY == 0 && (row.logprobs.is_some() || self.penalised.contains(&row.slot)) {
                 return Sampled { slot: row.slot, token: Err(BadRow::NotFinite), logprob: None, top: Vec::new() };
             }
             if let Choice::Candidates { count } = row.choice {
@@ -154,7 +161,7 @@ impl Device for Scripted {
         assert!(self.steps().count() < self.depth, "too many steps in flight");
         self.submitted += 1;
         if Some(self.submitted) == self.fails_at {
-            return Err(DeviceError::NoCheckpoint("this device fails on request".into()));
+            return Err(DeviceError::NoGpu { reason: "this device fails on request".into() });
         }
         let block_tokens = self.limits.block_tokens;
         let written = |seq: &BatchSeq| seq.block_table[(seq.position_start / block_tokens) as usize..].to_vec();

@@ -4,11 +4,13 @@ use crate::weights::{DType, TensorSource, TensorView, WeightsError};
 
 use super::kv_cache::KvCacheDType;
 
-/// A matrix by name: `rows` outputs of `cols` inputs.
+/// A matrix by the name of its tensor: `rows` outputs of `cols` inputs, the tensor's first ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixRef {
     pub name: String,
     pub rows: u32,
+    /// Rows of the whole tensor; what is above `rows` is padding that no device reads.
+    pub tensor_rows: u32,
     pub cols: u32,
     pub dtype: DType,
 }
@@ -23,20 +25,31 @@ pub struct VectorRef {
 impl MatrixRef {
     /// Describes tensor `name` of `source`, which must be `rows` x `cols`.
     pub fn find(source: &dyn TensorSource, name: &str, rows: u32, cols: u32) -> Result<Self, WeightsError> {
-        let view = fetch(source, name, rows, cols)?;
-        Ok(MatrixRef { name: name.to_owned(), rows, cols, dtype: view.dtype })
+        MatrixRef::find_leading(source, name, rows, rows, cols)
     }
 
-    /// The matrix's bytes, its shape and format checked again.
+    /// Describes the first `rows` rows of tensor `name` of `source`, which must be `tensor_rows` x `cols`.
+    pub fn find_leading(
+        source: &dyn TensorSource,
+        name: &str,
+        rows: u32,
+        tensor_rows: u32,
+        cols: u32,
+    ) -> Result<Self, WeightsError> {
+        let view = fetch(source, name, tensor_rows, cols)?;
+        Ok(MatrixRef { name: name.to_owned(), rows: rows.min(tensor_rows), tensor_rows, cols, dtype: view.dtype })
+    }
+
+    /// The matrix's bytes, padding left out, its shape and format checked again.
     pub fn view<'a>(&self, source: &'a dyn TensorSource) -> Result<TensorView<'a>, WeightsError> {
-        let view = fetch(source, &self.name, self.rows, self.cols)?;
+        let view = fetch(source, &self.name, self.tensor_rows, self.cols)?;
         if view.dtype != self.dtype {
             return Err(WeightsError::invalid(format!("tensor {}", self.name), self.dtype, view.dtype));
         }
-        Ok(view)
+        Ok(view.leading_rows(u64::from(self.rows)))
     }
 
-    /// Bytes of the matrix as stored in the file.
+    /// Bytes of the matrix as stored in the file, padding left out.
     pub fn stored_bytes(&self) -> u64 {
         self.dtype.row_bytes(u64::from(self.cols)).unwrap_or(0) * u64::from(self.rows)
     }
@@ -167,8 +180,10 @@ pub struct HeadSpec {
 pub struct ModelSpec {
     /// `general.architecture`, such as `llama`.
     pub architecture: String,
-    /// `general.name`, or the architecture.
+    /// `general.name` in printable characters, or the architecture.
     pub name: String,
+    /// Tokens that can be read and chosen: the tokenizer's. Matrices of the file may have more rows; nothing computes them, so
+    /// that probabilities sum to 1 over these tokens.
     pub vocab_size: u32,
     pub hidden_size: u32,
     /// The context length the model was trained for.

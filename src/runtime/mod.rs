@@ -18,23 +18,12 @@ use crate::text::TextModel;
 use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
-pub use capacity::{CachePlan, SequenceNeed};
+pub use crate::device::{DeviceChoice, OpenDevice};
 use capacity::limits_of;
+pub use capacity::{CachePlan, SequenceNeed};
 pub use generate::{Control, Generating};
 pub use host::{Delivery, EngineHandle, Events, Ticket};
-pub use loaded::{LoadedModel, OnProgress, OpenDevice, Progress};
-
-/// What runs the model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The fastest device there is.
-    #[default]
-    Auto,
-    /// A GPU of at least compute capability 8.0.
-    Cuda,
-    Cpu,
-    Reference,
-}
+pub use loaded::{LoadedModel, OnProgress, Progress};
 
 /// How many sequences may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +49,8 @@ pub struct RuntimeOptions {
     pub step_rows_max: u32,
     /// Rows of one step with logits: 1 for generation, more to score.
     pub logit_rows_max: u32,
+    /// A chat template in place of the model's own.
+    pub chat_template: Option<String>,
 }
 
 impl Default for RuntimeOptions {
@@ -72,6 +63,7 @@ impl Default for RuntimeOptions {
             sequences: Sequences::Exactly(NonZeroU32::MIN),
             step_rows_max: 512,
             logit_rows_max: 1,
+            chat_template: None,
         }
     }
 }
@@ -90,8 +82,6 @@ pub enum RuntimeError {
     /// The device failed, and with it all requests under way.
     #[error(transparent)]
     Shared(#[from] Arc<EngineError>),
-    #[error("the tokenizer has {tokenizer} tokens, the model {model}: the file does not fit together")]
-    VocabularyMismatch { tokenizer: usize, model: u32 },
     #[error("a context of {asked} tokens: at least 2 and at most {limit} are possible")]
     Context { asked: u64, limit: u32 },
     #[error("{asked} sequences at once: at most {limit} are possible")]
@@ -143,12 +133,11 @@ impl Runtime {
         options: &RuntimeOptions,
         on_progress: &OnProgress<'_>,
     ) -> Result<Runtime, RuntimeError> {
-        let text = TextModel::from_metadata(loaded.file().metadata())?;
-        let spec = loaded.spec().clone();
-        let num_tokens = text.tokenizer().vocab_size();
-        if num_tokens > spec.vocab_size as usize {
-            return Err(RuntimeError::VocabularyMismatch { tokenizer: num_tokens, model: spec.vocab_size });
+        let mut text = TextModel::from_metadata(loaded.file().metadata())?;
+        if let Some(source) = &options.chat_template {
+            text = text.with_chat_template(source)?;
         }
+        let spec = loaded.spec().clone();
         let device = OpenDevice::open(options.device)?;
         let limits = limits_of(
             SequenceNeed::of(&spec, options.kv_cache_dtype),

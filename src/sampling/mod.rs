@@ -10,7 +10,7 @@ pub use request::{Answers, CHOICES_MAX, GenerateRequest};
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Choice, SampleRow, SlotStart};
+use crate::device::{Choice, Penalties, SampleRow, SlotStart};
 use crate::ids::{SlotId, TokenId};
 
 /// A parameter out of its range. Nothing is clamped.
@@ -140,6 +140,12 @@ impl SamplingParams {
             slot,
             prompt_ids: prompt_ids.to_vec(),
             output_ids: output_ids.to_vec(),
+            penalties: Penalties {
+                presence: self.presence_penalty,
+                frequency: self.frequency_penalty,
+                repetition: self.repetition_penalty,
+                count_prompt: self.penalise_prompt,
+            },
             logit_bias: self.logit_bias.clone(),
             ids_masked_before_min: ends.iter().chain(&self.stop_token_ids).copied().collect(),
         }
@@ -176,10 +182,6 @@ impl SamplingParams {
             logit_row,
             slot,
             choice,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            repetition_penalty: self.repetition_penalty,
-            penalise_prompt: self.penalise_prompt,
             before_min_length: output_index < self.min_tokens,
             logprobs: self.logprobs,
         }

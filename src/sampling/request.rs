@@ -44,7 +44,7 @@ impl Answers {
     /// Checks the numbers of answers. Those of beams are checked with the parameters that they exclude.
     pub fn validate(&self) -> Result<(), ParamError> {
         let Answers::Sampled { n, best_of } = *self else { return Ok(()) };
-        range("best_of", best_of, 1, CHOICES_MAX)?;
-        range("n", n, 1, best_of)
+        range("n", n, 1, CHOICES_MAX)?;
+        range("best_of", best_of, n, CHOICES_MAX)
     }
 }

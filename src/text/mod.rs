@@ -2,10 +2,13 @@
 //! loading and shared by all threads; knows no engine.
 
 mod answers;
+mod conversation;
+pub mod json;
 mod model;
 pub mod openai;
 mod refusal;
 
 pub use answers::{AnswerCollector, Generation, Received, TextDelta, TokenLogprob};
+pub use conversation::Conversation;
 pub use model::TextModel;
 pub use refusal::Refusal;

@@ -1,6 +1,8 @@
 //! What of a model is about text.
 
-use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerError};
+use super::Conversation;
+use crate::ids::TokenId;
+use crate::tokenizer::{ChatTemplate, EncodeOptions, GenerationPrompt, Message, Tokenizer, TokenizerError};
 use crate::weights::Metadata;
 
 /// A model's tokenizer and chat template.
@@ -21,6 +23,15 @@ impl TextModel {
         Ok(TextModel { tokenizer, chat_template })
     }
 
+    /// The same model with another chat template.
+    ///
+    /// # Errors
+    /// A template that is not valid.
+    pub fn with_chat_template(self, source: &str) -> Result<TextModel, TokenizerError> {
+        let chat_template = ChatTemplate::new(source, &self.tokenizer)?;
+        Ok(TextModel { chat_template: Ok(chat_template), ..self })
+    }
+
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -28,5 +39,24 @@ impl TextModel {
     /// The chat template, or why there is none.
     pub fn chat_template(&self) -> Result<&ChatTemplate, &TokenizerError> {
         self.chat_template.as_ref()
+    }
+
+    /// The ids of the prompt that a chat template, this model's own or another, makes of a conversation.
+    ///
+    /// # Errors
+    /// What the template refuses, and templates that exceed a limit.
+    pub fn chat_prompt(
+        &self,
+        template: &ChatTemplate,
+        conversation: &Conversation,
+    ) -> Result<Vec<TokenId>, TokenizerError> {
+        let text = |message: &serde_json::Map<String, serde_json::Value>, name: &str| {
+            message.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
+        };
+        let message = |message| Message::new(text(message, "role"), text(message, "content"));
+        let messages: Vec<Message> = conversation.messages.iter().map(message).collect();
+        let generation =
+            if conversation.omits_generation_prompt { GenerationPrompt::Omit } else { GenerationPrompt::Add };
+        self.tokenizer.encode(&template.render(&messages, generation)?, EncodeOptions::PROMPT)
     }
 }

@@ -1,11 +1,13 @@
-//! Byte-level byte-pair encoding (`tokenizer.ggml.model = gpt2`): words, spelled byte by byte, merged by the model of
-//! the `tokenizers` crate.
+//! Byte-pair encoding (`tokenizer.ggml.model = gpt2` or `gemma4`): words, spelled byte by byte or as they are, merged by
+//! the model of the `tokenizers` crate.
 
-use super::pretokenize::PreTokenizer;
+use super::pretokenize::{Pieces as Spelled, PreTokenizer};
+use super::recipes::{Recipe, WholeWords};
 use super::vocab::{Vocab, by_text};
 use super::{TokenizerError, byte_level};
 use crate::ids::TokenId;
 use crate::weights::Metadata;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, BpeBuilder};
@@ -28,8 +30,12 @@ impl BytePair {
         const KEY: &str = "tokenizer.ggml.merges";
         let known = by_text(vocab.texts());
         let mut pieces = Pieces { known: &known, next: vocab.len() as u32, unknown: HashMap::new(), order: Vec::new() };
+        let spelled = words.recipe.pieces;
         for byte in 0..=255u8 {
-            pieces.add(byte_level::char_of(byte).encode_utf8(&mut [0; 4]));
+            match spelled {
+                Spelled::Bytes => pieces.add(byte_level::char_of(byte).encode_utf8(&mut [0; 4])),
+                Spelled::Text => pieces.add(&byte_piece(byte)),
+            }
         }
         let lines = metadata.str_array(KEY)?;
         let (mut merges, mut seen) = (Vec::with_capacity(lines.len()), HashSet::with_capacity(lines.len()));
@@ -50,10 +56,13 @@ impl BytePair {
                 merges.push((left.to_owned(), right.to_owned()));
             }
         }
-        let substitutes = pieces.order.iter().map(|text| substitute(text, &known)).collect();
+        let substitutes = pieces.order.iter().map(|text| substitute(text, spelled, &known)).collect();
         let unknown = pieces.unknown;
         let all = known.iter().map(|(&text, &id)| (text.to_owned(), id)).chain(unknown);
-        let model = BpeBuilder::new().vocab_and_merges(all.collect::<tokenizers::models::bpe::Vocab>(), merges).build();
+        let all = all.collect::<tokenizers::models::bpe::Vocab>();
+        // A character that is no piece becomes the pieces `<0xNN>` of its bytes.
+        let builder = BpeBuilder::new().vocab_and_merges(all, merges).byte_fallback(spelled == Spelled::Text);
+        let model = builder.build();
         let model = model.map_err(|error| TokenizerError::invalid(KEY, "merges of tokens", error))?;
         Ok(BytePair { words, model, vocab_size: vocab.len() as u32, substitutes })
     }
@@ -61,12 +70,23 @@ impl BytePair {
     /// Appends the ids of `text`.
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), TokenizerError> {
         let mut spelled = String::new();
-        for word in self.words.words(text) {
+        let Recipe { pieces, whole_words, .. } = self.words.recipe;
+        let escaped = match pieces {
+            Spelled::Bytes => Cow::Borrowed(text),
+            Spelled::Text => Cow::Owned(text.replace(' ', "\u{2581}")),
+        };
+        for word in self.words.words(&escaped) {
             spelled.clear();
-            byte_level::encode(word.as_bytes(), &mut spelled);
-            if self.words.whole_words
-                && let Some(id) = self.model.token_to_id(&spelled).filter(|&id| id < self.vocab_size)
-            {
+            match pieces {
+                Spelled::Bytes => byte_level::encode(word.as_bytes(), &mut spelled),
+                Spelled::Text => spelled.push_str(word),
+            }
+            let may_be_whole = match whole_words {
+                WholeWords::None => false,
+                WholeWords::All => true,
+                WholeWords::LineEnds => word.bytes().all(|byte| byte == b'\n'),
+            };
+            if may_be_whole && let Some(id) = self.model.token_to_id(&spelled).filter(|&id| id < self.vocab_size) {
                 ids.push(TokenId(id));
                 continue;
             }
@@ -101,8 +121,25 @@ impl Pieces<'_> {
     }
 }
 
-/// As in llama.cpp, a piece outside the vocabulary is what its ASCII characters are as tokens: often nothing at all.
-fn substitute(piece: &str, known: &HashMap<&str, u32>) -> Vec<TokenId> {
-    let ascii = piece.char_indices().filter(|(_, char)| char.is_ascii());
-    ascii.filter_map(|(at, _)| known.get(&piece[at..=at])).map(|&id| TokenId(id)).collect()
+/// As in llama.cpp, a piece outside the vocabulary is what its bytes are as tokens: often nothing at all where they are
+/// spelled as GPT-2's characters, since only ASCII is looked up then.
+fn substitute(piece: &str, spelled: Spelled, known: &HashMap<&str, u32>) -> Vec<TokenId> {
+    let tokens: Vec<u32> = match spelled {
+        Spelled::Bytes => {
+            let ascii = piece.char_indices().filter(|(_, char)| char.is_ascii());
+            ascii.filter_map(|(at, _)| known.get(&piece[at..=at])).copied().collect()
+        }
+        // A byte's own piece that is no token is nothing.
+        Spelled::Text if is_byte_piece(piece) => Vec::new(),
+        Spelled::Text => piece.bytes().filter_map(|byte| known.get(byte_piece(byte).as_str())).copied().collect(),
+    };
+    tokens.into_iter().map(TokenId).collect()
+}
+
+fn byte_piece(byte: u8) -> String {
+    format!("<0x{byte:02X}>")
+}
+
+fn is_byte_piece(piece: &str) -> bool {
+    (0..=255).any(|byte| byte_piece(byte) == piece)
 }

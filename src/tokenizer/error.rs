@@ -34,9 +34,18 @@ pub enum TokenizerError {
 impl TokenizerError {
     pub(super) fn invalid(subject: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
         TokenizerError::Invalid {
-            subject: subject.to_string(),
-            expected: expected.to_string(),
-            found: found.to_string(),
+            subject: printable(&subject.to_string()),
+            expected: printable(&expected.to_string()),
+            found: printable(&found.to_string()),
         }
     }
+}
+
+/// Control characters of files shown escaped.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
 }

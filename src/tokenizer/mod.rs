@@ -5,7 +5,11 @@ mod byte_level;
 mod chat;
 mod detokenizer;
 mod error;
+mod keys;
+mod occurrences;
+mod positions;
 mod pretokenize;
+mod recipes;
 mod special;
 mod spm;
 mod stream;
@@ -20,22 +24,24 @@ pub use stream::{Pushed, StopText, TextStream};
 use crate::ids::TokenId;
 use crate::weights::Metadata;
 use bpe::BytePair;
-use pretokenize::PreTokenizer;
+use pretokenize::{Pieces, PreTokenizer};
 use special::{Fragment, SpecialTokens};
 use spm::SentencePiece;
+use std::ops::Range;
 use std::sync::Arc;
-use vocab::{Defaults, Spelling, TokenKind, Vocab};
+use vocab::{AddBos, Defaults, Spelling, TokenKind, Vocab};
 
 /// The longest text that is encoded at once, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 30;
 
-/// Whether the tokens that the model wants around a prompt are added (BOS before it, EOS after it), as far as its
-/// `add_bos_token` and `add_eos_token` ask for them.
+/// Whether BOS is added before a text, where the model wants it (`add_bos_token`). EOS is never added, whatever
+/// `add_eos_token` says: a prompt is to be continued, and what is scored ends as it is given. Callers who want one have
+/// [`Tokenizer::eos`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddSpecial {
     Yes,
     No,
-    /// Like `Yes`, without a second BOS where the text itself starts with one, as chat templates do.
+    /// Like `Yes`, without a second one where the text itself starts with BOS, as chat templates do.
     IfMissing,
 }
 
@@ -47,8 +53,8 @@ pub struct EncodeOptions {
 }
 
 impl EncodeOptions {
-    /// A whole prompt, raw or from a chat template: special tokens are read from the text and BOS is added as the model
-    /// wants it.
+    /// A whole prompt, raw or from a chat template whose inputs may spell control tokens: special tokens are read from the
+    /// text and BOS is added as the model wants it.
     pub const PROMPT: EncodeOptions =
         EncodeOptions { add_special: AddSpecial::IfMissing, parse_special: ParseSpecial::Yes };
     /// A piece of plain text: nothing is added, and control tokens are ordinary characters.
@@ -90,11 +96,19 @@ impl Tokenizer {
     /// Missing keys, keys of other types, an algorithm or pre-tokenizer that kiln lacks, and vocabularies whose parts do
     /// not fit together.
     pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
+        keys::refuse_unread(metadata)?;
         let (vocab, algorithm) = match metadata.str("tokenizer.ggml.model")? {
-            "gpt2" => byte_pair(metadata)?,
+            "gpt2" => {
+                // GPT-2's <|endoftext|> has this id in a vocabulary of 12 tokens or more.
+                byte_pair(metadata, metadata.str_or("tokenizer.ggml.pre", "default")?, Some(11))?
+            }
+            "gemma4" => byte_pair(metadata, "gemma4", None)?,
             "llama" => sentence_piece(metadata)?,
             found => {
-                return Err(TokenizerError::UnknownModel { expected: "gpt2 or llama", found: found.to_owned() });
+                return Err(TokenizerError::UnknownModel {
+                    expected: "gpt2, gemma4 or llama",
+                    found: found.to_owned(),
+                });
             }
         };
         Ok(Tokenizer(Arc::new(Inner { special: SpecialTokens::of(&vocab), vocab, algorithm })))
@@ -105,25 +119,47 @@ impl Tokenizer {
     /// # Errors
     /// A text above [`TEXT_BYTES_MAX`], or a byte that the vocabulary cannot spell.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<TokenId>, TokenizerError> {
+        let whole = Range { start: 0, end: text.len() };
+        let own = match options.parse_special {
+            ParseSpecial::Yes => std::slice::from_ref(&whole),
+            ParseSpecial::No => &[],
+        };
+        self.encode_where(text, own, options.add_special)
+    }
+
+    /// The ids of a rendered chat template, in which only the template itself may speak for the system: control and
+    /// unknown tokens are found only where they lie wholly inside one of the byte ranges `own`, which ascend, are disjoint
+    /// and do not touch. Elsewhere they are the characters they are spelled with. All else is as with
+    /// [`EncodeOptions::PROMPT`]: words may cross the borders of ranges.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_template(&self, text: &str, own: &[Range<usize>]) -> Result<Vec<TokenId>, TokenizerError> {
+        self.encode_where(text, own, AddSpecial::IfMissing)
+    }
+
+    fn encode_where(
+        &self,
+        text: &str,
+        own: &[Range<usize>],
+        add_special: AddSpecial,
+    ) -> Result<Vec<TokenId>, TokenizerError> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(TokenizerError::TextTooLong { bytes: text.len(), bytes_max: TEXT_BYTES_MAX });
         }
         let vocab = &self.0.vocab;
         let mut ids: Vec<TokenId> = Vec::new();
         let mut after_special = true;
-        for fragment in self.0.special.split(text, options.parse_special) {
+        for fragment in self.0.special.split(text, own) {
             match fragment {
                 Fragment::Token(id) => ids.push(id),
                 Fragment::Text(text) => self.0.algorithm.encode(text, after_special, &mut ids)?,
             }
             after_special = matches!(fragment, Fragment::Token(_));
         }
-        if options.add_special != AddSpecial::No {
-            let present = options.add_special == AddSpecial::IfMissing && ids.first() == vocab.bos.as_ref();
-            if let (true, false, Some(bos)) = (vocab.add_bos, present, vocab.bos) {
-                ids.insert(0, bos);
-            }
-            ids.extend(vocab.eos.filter(|_| vocab.add_eos));
+        let present = add_special == AddSpecial::IfMissing && ids.first() == vocab.bos.as_ref();
+        if add_special != AddSpecial::No && vocab.add_bos && !present {
+            ids.splice(0..0, vocab.bos);
         }
         Ok(ids)
     }
@@ -174,11 +210,6 @@ impl Tokenizer {
         self.0.vocab.add_bos
     }
 
-    /// Whether the model wants EOS after a text.
-    pub fn add_eos(&self) -> bool {
-        self.0.vocab.add_eos
-    }
-
     /// Whether a generation ends here: the metadata's end of sequence, turn or message, or a token known by its text.
     pub fn is_end(&self, id: TokenId) -> bool {
         self.0.vocab.ends.binary_search(&id).is_ok()
@@ -200,8 +231,8 @@ impl Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let algorithm = match self.0.algorithm {
-            Algorithm::BytePair(_) => "gpt2",
-            Algorithm::SentencePiece { .. } => "llama",
+            Algorithm::BytePair(_) => "byte pairs",
+            Algorithm::SentencePiece { .. } => "SentencePiece",
         };
         f.debug_struct("Tokenizer").field("model", &algorithm).field("vocab_size", &self.vocab_size()).finish()
     }
@@ -219,20 +250,28 @@ impl Algorithm {
     }
 }
 
-fn byte_pair(metadata: &Metadata) -> Result<(Vocab, Algorithm), TokenizerError> {
-    let words = PreTokenizer::named(metadata.str_or("tokenizer.ggml.pre", "default")?)?;
-    // GPT-2's <|endoftext|> has this id in a vocabulary of 12 tokens or more.
-    let defaults = Defaults { bos: Some(11), eos: Some(11), unknown: None, add_bos: words.add_bos };
-    let vocab = Vocab::from_metadata(metadata, Spelling::ByteLevel, defaults)?;
+fn byte_pair(metadata: &Metadata, pre: &str, default_bos: Option<u32>) -> Result<(Vocab, Algorithm), TokenizerError> {
+    let words = PreTokenizer::named(pre)?;
+    let recipe = words.recipe;
+    let defaults = Defaults {
+        bos: default_bos.filter(|_| recipe.default_bos),
+        eos: default_bos,
+        unknown: None,
+        add_bos: recipe.add_bos,
+    };
+    let spelling = match recipe.pieces {
+        Pieces::Bytes => Spelling::ByteLevel,
+        Pieces::Text => Spelling::SentencePiece,
+    };
+    let vocab = Vocab::from_metadata(metadata, spelling, defaults)?;
     let model = BytePair::from_metadata(metadata, &vocab, words)?;
     Ok((vocab, Algorithm::BytePair(Box::new(model))))
 }
 
 fn sentence_piece(metadata: &Metadata) -> Result<(Vocab, Algorithm), TokenizerError> {
-    let defaults = Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), add_bos: true };
+    let defaults = Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), add_bos: AddBos::Yes };
     let vocab = Vocab::from_metadata(metadata, Spelling::SentencePiece, defaults)?;
     let model = Box::new(SentencePiece::from_metadata(metadata, &vocab)?);
-    // `remove_extra_whitespaces` is for Unigram vocabularies; here, as in llama.cpp, every space counts.
     let add_space_prefix = metadata.bool_or("tokenizer.ggml.add_space_prefix", true)?;
     Ok((vocab, Algorithm::SentencePiece { model, add_space_prefix }))
 }

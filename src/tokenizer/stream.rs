@@ -1,7 +1,11 @@
 //! One sequence's ids to the text its reader sees: whole characters, up to a stop string.
+//!
+//! Stop strings are looked for in the text with its special tokens spelled out, also where readers are not shown them.
 
 use super::{Detokenizer, SpecialText, Tokenizer, TokenizerError};
 use crate::ids::TokenId;
+use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Whether a stop string that was found is part of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +26,32 @@ pub struct Pushed {
 /// Turns the output ids of one sequence into text and looks for stop strings in it.
 ///
 /// Stop strings may begin and end anywhere, in one token or across several; text that may still become one is held back.
+/// A special token that is not shown counts with its spelling, and only as a whole: a stop string that is or contains this
+/// spelling is found, one that is a part of it is not.
 /// The match that is complete first in the text wins; of matches that end together, the longest. So the result depends on
 /// the text and not on how tokens cut it. A stop string completed before output token `min_tokens` is plain text and is
 /// not matched again.
 #[derive(Clone, Debug)]
 pub struct TextStream {
+    tokenizer: Tokenizer,
+    special: SpecialText,
     detokenizer: Detokenizer,
     stops: Vec<Matcher>,
     stop_text: StopText,
     tokens_min: u32,
     tokens: u32,
-    /// Held back: the longest end of the text so far that begins a stop string.
-    held: String,
+    held: Held,
     stopped: Option<usize>,
+}
+
+/// The end of the text so far, with special tokens spelled out: what may still become part of a stop string.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    text: String,
+    /// Bytes of text before it.
+    before: u64,
+    /// Where special tokens that are not shown are spelled, in bytes from the start of all text.
+    hidden: VecDeque<Range<u64>>,
 }
 
 impl TextStream {
@@ -54,12 +71,14 @@ impl TextStream {
             return Err(TokenizerError::EmptyStop { index });
         }
         Ok(TextStream {
+            tokenizer: tokenizer.clone(),
+            special,
             detokenizer: Detokenizer::new(tokenizer, special),
             stops: stop.into_iter().map(Matcher::new).collect(),
             stop_text,
             tokens_min: min_tokens,
             tokens: 0,
-            held: String::new(),
+            held: Held::default(),
             stopped: None,
         })
     }
@@ -70,25 +89,26 @@ impl TextStream {
             return Pushed { text: String::new(), stopped: self.stopped };
         }
         self.tokens = self.tokens.saturating_add(1);
-        let fresh = self.detokenizer.push(id);
-        let mut text = std::mem::take(&mut self.held);
-        let seen = text.len();
-        text.push_str(&fresh);
-        for (at, &byte) in text.as_bytes().iter().enumerate().skip(seen) {
-            let complete = self.advance(byte);
-            if let Some(index) = complete.filter(|_| self.tokens >= self.tokens_min) {
-                let end = at + 1;
-                let kept = match self.stop_text {
-                    StopText::Include => end,
-                    StopText::Exclude => end - self.stops[index].text.len(),
-                };
-                text.truncate(kept);
+        let seen = self.held.text.len();
+        if self.special == SpecialText::Skip && self.tokenizer.is_special(id) {
+            self.held.hide(self.tokenizer.token_text(id).unwrap_or_default());
+        } else {
+            self.held.text.push_str(&self.detokenizer.push(id));
+        }
+        for at in seen..self.held.text.len() {
+            if let Some(index) = self.advance(at) {
+                let stop = &self.stops[index].text;
+                let mut text = self.held.release(at + 1 - stop.len());
+                if self.stop_text == StopText::Include {
+                    text.push_str(stop);
+                }
+                self.held = Held::default();
                 self.stopped = Some(index);
                 return Pushed { text, stopped: self.stopped };
             }
         }
         let held_bytes = self.stops.iter().map(|stop| stop.matched).max().unwrap_or(0);
-        self.held = text.split_off(text.len() - held_bytes);
+        let text = self.held.release(self.held.text.len() - held_bytes);
         Pushed { text, stopped: None }
     }
 
@@ -97,22 +117,69 @@ impl TextStream {
         if self.stopped.is_some() {
             return String::new();
         }
-        let mut text = std::mem::take(&mut self.held);
+        let mut text = self.held.release(self.held.text.len());
         text.push_str(&self.detokenizer.finish());
         self.stops.iter_mut().for_each(|stop| stop.matched = 0);
         text
     }
 
-    /// Feeds one byte to every matcher; the stop string that it completes, the longest if several.
-    fn advance(&mut self, byte: u8) -> Option<usize> {
+    /// Feeds the byte at `at` of the held text to every matcher; the stop string that it completes, the longest if several.
+    fn advance(&mut self, at: usize) -> Option<usize> {
+        let byte = self.held.text.as_bytes()[at];
         let mut complete: Option<usize> = None;
         for index in 0..self.stops.len() {
+            let stop = &mut self.stops[index];
+            let found = stop.advance(byte)
+                && self.tokens >= self.tokens_min
+                && !self.held.splits_hidden(at + 1 - stop.text.len()..at + 1);
             let longer = complete.is_none_or(|other| self.stops[index].text.len() > self.stops[other].text.len());
-            if self.stops[index].advance(byte) && longer {
+            if found && longer {
                 complete = Some(index);
             }
         }
         complete
+    }
+}
+
+impl Held {
+    /// Appends a special token's spelling, which readers are not shown.
+    fn hide(&mut self, spelling: &str) {
+        let start = self.before + self.text.len() as u64;
+        self.text.push_str(spelling);
+        self.hidden.push_back(start..start + spelling.len() as u64);
+    }
+
+    /// Takes the first `bytes` bytes away and returns what of them is shown.
+    fn release(&mut self, bytes: usize) -> String {
+        let rest = self.text.split_off(bytes);
+        let released = std::mem::replace(&mut self.text, rest);
+        let (start, end) = (self.before, self.before + bytes as u64);
+        self.before = end;
+        if self.hidden.is_empty() {
+            return released;
+        }
+        let mut shown = String::new();
+        let mut from = start;
+        for hidden in &self.hidden {
+            // A hidden range may lie before, across, or behind either end.
+            let (hidden_start, hidden_end) = (hidden.start.clamp(from, end), hidden.end.clamp(from, end));
+            shown.push_str(&released[(from - start) as usize..(hidden_start - start) as usize]);
+            from = hidden_end;
+        }
+        shown.push_str(&released[(from - start) as usize..]);
+        while self.hidden.front().is_some_and(|hidden| hidden.end <= end) {
+            self.hidden.pop_front();
+        }
+        shown
+    }
+
+    /// Whether this range of the held text has a part of a hidden token without the rest.
+    fn splits_hidden(&self, range: Range<usize>) -> bool {
+        let (start, end) = (self.before + range.start as u64, self.before + range.end as u64);
+        self.hidden.iter().any(|hidden| {
+            let overlaps = hidden.start < end && start < hidden.end;
+            overlaps && (hidden.start < start || hidden.end > end)
+        })
     }
 }
 

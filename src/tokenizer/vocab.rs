@@ -46,7 +46,23 @@ pub(super) struct Defaults {
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub unknown: Option<u32>,
-    pub add_bos: bool,
+    pub add_bos: AddBos,
+}
+
+/// Whether BOS is added to a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AddBos {
+    No,
+    Yes,
+    /// Even where the file says no.
+    Always,
+}
+
+/// White space beside a special token that the token swallows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Strip {
+    pub left: bool,
+    pub right: bool,
 }
 
 pub(super) struct Vocab {
@@ -61,7 +77,7 @@ pub(super) struct Vocab {
     /// Sorted.
     pub ends: Vec<TokenId>,
     pub add_bos: bool,
-    pub add_eos: bool,
+    strip: StripRule,
 }
 
 impl Vocab {
@@ -91,19 +107,17 @@ impl Vocab {
             eos: ids.special("eos", defaults.eos)?,
             unknown: ids.special("unknown", defaults.unknown)?,
             ends,
-            add_bos: metadata.bool_or("tokenizer.ggml.add_bos_token", defaults.add_bos)?,
-            add_eos: metadata.bool_or("tokenizer.ggml.add_eos_token", false)?,
+            add_bos: metadata.bool_or("tokenizer.ggml.add_bos_token", defaults.add_bos != AddBos::No)?
+                || defaults.add_bos == AddBos::Always,
+            strip: StripRule::of(metadata)?,
             texts,
             kinds,
             bytes,
             byte_ends,
         };
-        for (name, wanted, id) in [("bos", vocab.add_bos, vocab.bos), ("eos", vocab.add_eos, vocab.eos)] {
-            if wanted && id.is_none() {
-                let subject = format!("tokenizer.ggml.{name}_token_id");
-                let expected = format!("a token's id, since add_{name}_token is true");
-                return Err(TokenizerError::invalid(subject, expected, "none"));
-            }
+        if vocab.add_bos && vocab.bos.is_none() {
+            let expected = "a token's id, since BOS is to be added";
+            return Err(TokenizerError::invalid("tokenizer.ggml.bos_token_id", expected, "none"));
         }
         Ok(vocab)
     }
@@ -128,10 +142,45 @@ impl Vocab {
         &self.kinds
     }
 
+    pub(super) fn strip(&self, id: TokenId) -> Strip {
+        self.strip.strip(self.text(id).unwrap_or_default())
+    }
+
     pub(super) fn bytes(&self, id: TokenId) -> Option<&[u8]> {
         let end = *self.byte_ends.get(id.index())?;
         let start = if id.index() == 0 { 0 } else { self.byte_ends[id.index() - 1] };
         Some(&self.bytes[start..end])
+    }
+}
+
+/// Files do not say which special tokens swallow white space; as in llama.cpp, the model is known by its name.
+enum StripRule {
+    None,
+    /// This token swallows what precedes it.
+    Mask(&'static str),
+    /// All but a few swallow what follows them.
+    Phi3,
+}
+
+impl StripRule {
+    fn of(metadata: &Metadata) -> Result<StripRule, TokenizerError> {
+        let name = metadata.str_or("general.name", "")?.to_ascii_lowercase();
+        let pre = metadata.str_or("tokenizer.ggml.pre", "")?;
+        Ok(match () {
+            () if ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|jina| pre.contains(jina)) => {
+                StripRule::Mask("<mask>")
+            }
+            () if name.contains("phi-3") || name.contains("phi3") => StripRule::Phi3,
+            () if name.contains("modern-bert") => StripRule::Mask("[MASK]"),
+            () => StripRule::None,
+        })
+    }
+
+    fn strip(&self, text: &str) -> Strip {
+        Strip {
+            left: matches!(self, StripRule::Mask(mask) if *mask == text),
+            right: matches!(self, StripRule::Phi3) && !["<unk>", "<s>", "<|endoftext|>"].contains(&text),
+        }
     }
 }
 

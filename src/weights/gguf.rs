@@ -2,13 +2,15 @@
 //! used.
 //!
 //! The layout is a header (magic, version, counts), metadata pairs, tensor descriptions, padding, and the tensors' data,
-//! each at a multiple of `general.alignment`. Nothing is allocated before the bytes that it stands for are known to be in
+//! each at a multiple of `general.alignment`. Metadata values are checked for their structure here, and for UTF-8 and truth
+//! values by those who read them ([`Metadata`]). Nothing is allocated before the bytes that it stands for are known to be in
 //! the file, and the limits below bound what a hostile file can cost beyond its own size. Tensors may overlap: they are
 //! only read, and files do share data between tied tensors.
 
 use super::map::MappedFile;
 use super::reader::{Reader, Subject};
-use super::{DType, MetaArray, MetaValue, Metadata, StringArray, TensorSource, TensorView, WeightsError};
+use super::{DType, MetaArray, MetaValue, Metadata, StringArray, TensorList, TensorSource, TensorView, WeightsError};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Most metadata keys of a file.
@@ -47,9 +49,7 @@ impl GgufFile {
     /// Maps the file at `path` and checks all of its header; no tensor data is read.
     pub fn open(path: &Path) -> Result<GgufFile, WeightsError> {
         let map = MappedFile::open(path)?;
-        let header = parse(map.bytes())
-            .and_then(Header::require_single_file)
-            .map_err(|error| WeightsError::InFile { path: path.display().to_string(), source: Box::new(error) })?;
+        let header = parse(map.bytes()).and_then(Header::require_single_file).map_err(|error| error.in_file(path))?;
         Ok(GgufFile { header, map })
     }
 
@@ -73,6 +73,25 @@ impl GgufFile {
         self.map.bytes().len() as u64
     }
 
+    /// Bytes of all tensors as stored.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.header.tensors.iter().map(|t| t.bytes).sum()
+    }
+
+    /// Weights of all tensors.
+    pub fn num_weights(&self) -> u64 {
+        self.header.tensors.iter().map(|t| t.rows * t.cols).sum()
+    }
+
+    /// The format that most weights are in.
+    pub fn main_format(&self) -> Option<DType> {
+        let mut weights_by_format = BTreeMap::new();
+        for t in &self.header.tensors {
+            *weights_by_format.entry(t.dtype).or_insert(0) += t.rows * t.cols;
+        }
+        weights_by_format.into_iter().max_by_key(|(_, weights)| *weights).map(|(dtype, _)| dtype)
+    }
+
     /// Where the file was opened.
     pub fn path(&self) -> &Path {
         self.map.path()
@@ -88,6 +107,12 @@ impl GgufFile {
 impl TensorSource for GgufFile {
     fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         self.header.tensor(name).map(|info| info.view(self.map.bytes()))
+    }
+}
+
+impl TensorList for GgufFile {
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.header.tensors.iter().map(|info| info.name.as_str()))
     }
 }
 
@@ -226,8 +251,14 @@ fn read_value(reader: &mut Reader, key: &str, nested_left: &mut u64) -> Result<M
         4 => MetaValue::U32(reader.u32(subject)?),
         5 => MetaValue::I32(reader.scalar(i32::from_le_bytes, subject)?),
         6 => MetaValue::F32(reader.scalar(f32::from_le_bytes, subject)?),
-        7 => MetaValue::Bool(to_bool(reader.u8(subject)?, subject)?),
-        8 => MetaValue::String(reader.string(u64::MAX, subject)?),
+        7 => match reader.u8(subject)? {
+            byte @ (0 | 1) => MetaValue::Bool(byte == 1),
+            other => MetaValue::RawBool(other),
+        },
+        8 => match String::from_utf8(reader.byte_string(u64::MAX, subject)?) {
+            Ok(text) => MetaValue::String(text),
+            Err(error) => MetaValue::RawString(error.into_bytes()),
+        },
         9 => MetaValue::Array(read_array(reader, key, 1, nested_left)?),
         10 => MetaValue::U64(reader.u64(subject)?),
         11 => MetaValue::I64(reader.scalar(i64::from_le_bytes, subject)?),
@@ -250,16 +281,13 @@ fn read_array(reader: &mut Reader, key: &str, depth: u32, nested_left: &mut u64)
         6 => MetaArray::F32(reader.scalars(count, f32::from_le_bytes, subject)?),
         7 => {
             reader.check_count(count, 1, subject)?;
-            let bytes = reader.take(count, subject)?;
-            let bools = bytes.iter().enumerate().map(|(i, &b)| to_bool(b, Subject::Element(key, i as u64)));
-            // Sized by hand: collecting results cannot know the length and would grow by doubling.
-            let mut values = Vec::with_capacity(bytes.len());
-            for value in bools {
-                values.push(value?);
+            let bytes = reader.take(count, subject)?.to_vec();
+            if bytes.iter().any(|byte| *byte > 1) {
+                return Ok(MetaArray::RawBools(bytes));
             }
-            MetaArray::Bool(values)
+            MetaArray::Bool(bytes.into_iter().map(|byte| byte == 1).collect())
         }
-        8 => MetaArray::String(read_strings(reader, key, count)?),
+        8 => read_strings(reader, key, count)?,
         9 => {
             reader.check_count(count, 12, subject)?;
             if depth == ARRAY_DEPTH_MAX {
@@ -288,7 +316,7 @@ fn read_array(reader: &mut Reader, key: &str, depth: u32, nested_left: &mut u64)
 }
 
 /// Two passes, the first only over lengths, so that the copy is allocated once and exactly.
-fn read_strings(reader: &mut Reader, key: &str, count: u64) -> Result<StringArray, WeightsError> {
+fn read_strings(reader: &mut Reader, key: &str, count: u64) -> Result<MetaArray, WeightsError> {
     reader.check_count(count, 8, Subject::Value(key))?;
     let mut lengths = reader.clone();
     let mut text_bytes = 0;
@@ -305,16 +333,10 @@ fn read_strings(reader: &mut Reader, key: &str, count: u64) -> Result<StringArra
         text.extend_from_slice(reader.take(length, subject)?);
         ends.push(text.len());
     }
-    StringArray::from_parts(text, ends)
-        .map_err(|(index, found)| WeightsError::invalid(Subject::Element(key, index as u64), "UTF-8", found))
-}
-
-fn to_bool(byte: u8, subject: Subject) -> Result<bool, WeightsError> {
-    match byte {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(WeightsError::invalid(subject, "a bool (0 or 1)", other)),
-    }
+    Ok(match StringArray::from_parts(text, ends) {
+        Ok(strings) => MetaArray::String(strings),
+        Err(raw) => MetaArray::RawStrings(raw),
+    })
 }
 
 fn unknown_type(subject: Subject, found: u32) -> WeightsError {

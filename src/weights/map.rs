@@ -5,10 +5,9 @@
 //! had before.
 #![allow(unsafe_code)]
 
-use super::WeightsError;
+use super::{WeightsError, printable};
 use memmap2::Mmap;
 use std::fs::{File, Metadata};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -142,7 +141,8 @@ struct Registration {
 impl Registration {
     fn new(path: &Path, map: &Mmap) -> Result<Self, WeightsError> {
         install_handler().map_err(|source| WeightsError::Io { path: path.display().to_string(), source })?;
-        let mut path_bytes: Box<[u8]> = path.as_os_str().as_bytes().into();
+        // The handler cannot escape: what it prints is made ready here.
+        let mut path_bytes: Box<[u8]> = printable(&path.to_string_lossy()).as_bytes().into();
         for (index, slot) in SLOTS.iter().enumerate() {
             if slot.start.compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 continue;

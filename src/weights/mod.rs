@@ -4,17 +4,23 @@ mod blocks;
 mod dtype;
 mod error;
 pub mod gguf;
+mod keys;
 mod map;
 mod metadata;
 mod reader;
 mod source;
 #[doc(hidden)]
 pub mod testing;
+mod text;
+mod value;
 
 pub use blocks::{BLOCK_WEIGHTS, Block32, dequantise_row, has_min, unpack_block};
 pub use dtype::DType;
-pub use error::WeightsError;
+pub use error::{Unread, WeightsError};
 pub use gguf::GgufFile;
+pub use keys::{KeyRule, Neutral};
 pub use map::{MAPS_MAX, MappedFile};
-pub use metadata::{MetaArray, MetaValue, Metadata, StringArray};
-pub use source::{TensorSource, TensorView};
+pub use metadata::Metadata;
+pub use source::{TensorList, TensorSource, TensorView};
+pub use text::{beginning, is_hidden, printable, quoted, quoted_bytes};
+pub use value::{MetaArray, MetaValue, RawStrings, StringArray};

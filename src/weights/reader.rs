@@ -102,14 +102,19 @@ impl<'a> Reader<'a> {
         Err(WeightsError::invalid(subject, expected, count))
     }
 
-    /// A length-prefixed string of at most `bytes_max` bytes. It is copied before it is checked, so that a file that is
-    /// overwritten in between cannot make it invalid afterwards.
-    pub fn string(&mut self, bytes_max: u64, subject: Subject) -> Result<String, WeightsError> {
+    /// A length-prefixed string of at most `bytes_max` bytes that may hold anything.
+    pub fn byte_string(&mut self, bytes_max: u64, subject: Subject) -> Result<Vec<u8>, WeightsError> {
         let length = self.u64(subject)?;
         if length > bytes_max {
             return Err(WeightsError::invalid(subject, format!("a string of at most {bytes_max} bytes"), length));
         }
-        let bytes = self.take(length, subject)?.to_vec();
+        Ok(self.take(length, subject)?.to_vec())
+    }
+
+    /// A length-prefixed string of at most `bytes_max` bytes. It is copied before it is checked, so that a file that is
+    /// overwritten in between cannot make it invalid afterwards.
+    pub fn string(&mut self, bytes_max: u64, subject: Subject) -> Result<String, WeightsError> {
+        let bytes = self.byte_string(bytes_max, subject)?;
         String::from_utf8(bytes).map_err(|error| WeightsError::invalid(subject, "UTF-8", error.utf8_error()))
     }
 }

@@ -39,6 +39,12 @@ impl<'a> TensorView<'a> {
         self.data.len() / (self.rows.max(1) as usize)
     }
 
+    /// The first `rows` rows, or all if there are fewer.
+    pub fn leading_rows(self, rows: u64) -> TensorView<'a> {
+        let rows = rows.min(self.rows);
+        TensorView { rows, data: &self.data[..rows as usize * self.row_bytes()], ..self }
+    }
+
     /// The stored bytes of row `row`.
     pub fn row(&self, row: usize) -> &'a [u8] {
         let bytes = self.row_bytes();
@@ -50,4 +56,10 @@ impl<'a> TensorView<'a> {
 pub trait TensorSource {
     /// The tensor called `name`, if there is one.
     fn tensor(&self, name: &str) -> Option<TensorView<'_>>;
+}
+
+/// Tensors whose names can be listed, so that what nothing asks for is noticed.
+pub trait TensorList: TensorSource {
+    /// The name of every tensor.
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
 }

@@ -142,13 +142,13 @@ impl GgufWriter {
         out.field(FieldKind::KeyCount, &(self.pairs.len() as u64).to_le_bytes());
         for (key, value) in &self.pairs {
             out.owner = key.clone();
-            out.string(key);
+            out.string(key.as_bytes());
             out.value(value);
         }
         let mut offset = 0;
         for tensor in &self.tensors {
             out.owner = tensor.name.clone();
-            out.string(&tensor.name);
+            out.string(tensor.name.as_bytes());
             out.field(FieldKind::Rank, &(tensor.dims.len() as u32).to_le_bytes());
             for dim in &tensor.dims {
                 out.field(FieldKind::Dimension, &dim.to_le_bytes());
@@ -182,9 +182,9 @@ impl Output {
         self.bytes.extend_from_slice(bytes);
     }
 
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &[u8]) {
         self.field(FieldKind::StringLength, &(text.len() as u64).to_le_bytes());
-        self.field(FieldKind::Text, text.as_bytes());
+        self.field(FieldKind::Text, text);
     }
 
     fn value(&mut self, value: &MetaValue) {
@@ -204,15 +204,19 @@ impl Output {
             MetaValue::U64(v) => scalar(10, &v.to_le_bytes()),
             MetaValue::I64(v) => scalar(11, &v.to_le_bytes()),
             MetaValue::F64(v) => scalar(12, &v.to_le_bytes()),
-            MetaValue::String(text) => {
-                self.field(FieldKind::ValueType, &8u32.to_le_bytes());
-                self.string(text);
-            }
+            MetaValue::RawBool(byte) => scalar(7, &[*byte]),
+            MetaValue::String(text) => self.string_value(text.as_bytes()),
+            MetaValue::RawString(bytes) => self.string_value(bytes),
             MetaValue::Array(array) => {
                 self.field(FieldKind::ValueType, &9u32.to_le_bytes());
                 self.array(array);
             }
         }
+    }
+
+    fn string_value(&mut self, text: &[u8]) {
+        self.field(FieldKind::ValueType, &8u32.to_le_bytes());
+        self.string(text);
     }
 
     fn array(&mut self, array: &MetaArray) {
@@ -230,8 +234,13 @@ impl Output {
             MetaArray::F64(v) => self.scalars(12, v, f64::to_le_bytes),
             MetaArray::String(strings) => {
                 self.array_head(8, strings.len());
+                strings.iter().for_each(|text| self.string(text.as_bytes()));
+            }
+            MetaArray::RawStrings(strings) => {
+                self.array_head(8, strings.len());
                 strings.iter().for_each(|text| self.string(text));
             }
+            MetaArray::RawBools(bytes) => self.scalars(7, bytes, u8::to_le_bytes),
             MetaArray::Array(arrays) => {
                 self.array_head(9, arrays.len());
                 arrays.iter().for_each(|array| self.array(array));

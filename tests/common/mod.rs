@@ -1,6 +1,7 @@
 //! What device tests share: the list of devices, synthetic weights, small models.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod llama_file;
 pub mod requests;
 pub mod simulated;
 pub mod synthetic;

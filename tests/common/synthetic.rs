@@ -70,7 +70,7 @@ impl Tensors {
         }
         let name = name.to_owned();
         self.0.insert(name.clone(), Stored { dtype, rows: rows.into(), cols: cols.into(), data });
-        MatrixRef { name, rows, cols, dtype }
+        MatrixRef { name, rows, tensor_rows: rows, cols, dtype }
     }
 
     /// Adds an F32 vector of values within `spread` of `centre`.

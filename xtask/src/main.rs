@@ -13,6 +13,7 @@ mod markers;
 mod model;
 mod process;
 mod progress;
+mod references;
 mod repo;
 mod simulated;
 
@@ -42,8 +43,8 @@ enum Task {
         #[arg(long)]
         device: Option<String>,
     },
-    /// Fetch and check what the tests and the demo need: the default model, and the CUDA compiler from Python wheels. Does
-    /// nothing when all is there.
+    /// Fetch and check what the tests and the demo need: the default model, the CUDA compiler from Python wheels, and the
+    /// templates and vocabularies that tests compare with. Does nothing when all is there.
     Setup,
     /// Set up what the tests need, then run all of them (`cargo test --workspace`).
     Test {
@@ -108,7 +109,7 @@ fn run(args: Args) -> Result<(), Error> {
 }
 
 fn setup(repo: &Repo) -> Result<(), Error> {
-    for path in [model::ensure_default_model(repo)?, cuda_tools::ensure(repo)?] {
+    for path in [model::ensure_default_model(repo)?, cuda_tools::ensure(repo)?, references::ensure(repo)?] {
         println!("ready: {}", repo.relative(&path));
     }
     Ok(())
@@ -137,6 +138,7 @@ fn demo(repo: &Repo, prompt: &str, device: Option<&str>) -> Result<(), Error> {
 fn test(repo: &Repo, cargo_args: &[OsString]) -> Result<(), Error> {
     model::ensure_default_model(repo)?;
     cuda_tools::ensure(repo)?;
+    references::ensure(repo)?;
     process::run(process::cargo(repo).args(["test", "--workspace"]).args(cargo_args))
 }
 

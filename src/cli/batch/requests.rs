@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
+use kiln::text::json;
 use serde_json::Value;
 
 use super::files::{FileId, is_standard_stream, standard_file};
 use crate::cli::streams::{STDIN, text_of};
-use crate::cli::{CliError, json};
+use crate::cli::CliError;
 
 /// A line of the file.
 #[derive(Debug, PartialEq)]
@@ -79,7 +80,7 @@ fn parse(text: &str) -> Result<Line, String> {
     };
     let text = |name: &str, value: Value| match value {
         Value::String(text) => Ok(text),
-        other => Err(format!("{name}: expected a string, found {other}")),
+        other => Err(format!("{name}: expected a string, found {}", json::shown(&other))),
     };
     let custom_id = text("custom_id", take("custom_id")?)?;
     let method = text("method", take("method")?)?;

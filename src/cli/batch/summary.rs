@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use kiln::text::Refusal;
+use kiln::weights::printable;
 
-use crate::cli::streams::{printable, say};
+use crate::cli::streams::say;
 
 /// Failed requests that are named.
 const NAMED_MAX: usize = 5;

@@ -12,13 +12,13 @@ use clap::Args;
 use kiln::engine::EngineError;
 use kiln::runtime::{Runtime, RuntimeError, RuntimeOptions, Sequences};
 use kiln::sampling::{Answers, CHOICES_MAX, GenerateRequest};
-use kiln::text::{Generation, TextModel};
-use kiln::tokenizer::{EncodeOptions, GenerationPrompt, Message};
+use kiln::text::{Conversation, Generation, TextModel};
+use kiln::tokenizer::{EncodeOptions, TokenizerError};
 
 use sampling::{AnswersArgs, SamplingArgs};
 
 use super::CliError;
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, StepArgs};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, StepArgs, TemplateArgs};
 use super::interrupt::Interrupt;
 use super::progress::{self, Busy, Shown};
 use super::streams::{read_stdin, say, without_last_newline};
@@ -44,6 +44,9 @@ pub struct RunArgs {
     /// Take the prompt as it is: no chat template
     #[arg(long)]
     raw: bool,
+
+    #[command(flatten)]
+    template: TemplateArgs,
 
     /// Print a JSON object, one line for each answer: prompt_ids, output_ids, text, finish_reason, logprobs, sum_logprob, score,
     /// timings, memory
@@ -87,6 +90,9 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let answers = args.answers.answers();
     let params = args.sampling.params(&answers);
     sampling::check(&params, &answers)?;
+    if args.raw && args.template.is_given() {
+        return Err(CliError::usage("--raw takes the prompt as it is: leave --chat-template out"));
+    }
     let prompt = prompt(args)?;
     let runtime = open(args, &answers)?;
     let prompt_ids = prompt_ids(runtime.text(), args, &prompt)?;
@@ -125,6 +131,7 @@ fn open(args: &RunArgs, answers: &Answers) -> Result<Runtime, CliError> {
         sequences: Sequences::Exactly(at_once),
         context_tokens: args.context.tokens(),
         step_rows_max: args.step.rows_max(),
+        chat_template: args.template.source()?,
         ..args.device.runtime_options()
     };
     progress::open_runtime(&args.model.path()?, &options, Shown::Yes)
@@ -136,12 +143,12 @@ fn prompt_ids(model: &TextModel, args: &RunArgs, prompt: &str) -> Result<Vec<kil
     if args.raw {
         return Ok(tokenizer.encode(prompt, EncodeOptions::PROMPT)?);
     }
-    let template =
-        model.chat_template().map_err(|error| CliError::usage(format!("{error}; --raw takes the prompt as it is")))?;
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
-    let text = template.render(&messages, GenerationPrompt::Add)?;
-    Ok(tokenizer.encode(&text, EncodeOptions::PROMPT)?)
+    let prompt = Conversation::of_user(args.system.as_deref(), prompt);
+    Ok(model.chat_prompt(model.chat_template().map_err(no_template)?, &prompt)?)
+}
+
+fn no_template(error: &TokenizerError) -> CliError {
+    CliError::usage(format!("{error}; --raw takes the prompt as it is, --chat-template FILE another template"))
 }
 
 /// Generates until all answers have ended or Ctrl-C ends them. Text is printed as it comes if `streams`.

@@ -9,8 +9,9 @@
 
 use half::f16;
 
+use crate::device::host::HostMemory;
 use crate::device::quant::Quantiser;
-use crate::device::{DeviceError, KvCacheDType, Limits};
+use crate::device::{BlockCopy, DeviceError, KvCacheDType, Limits, Purpose};
 use crate::ids::BlockId;
 use crate::model::Program;
 
@@ -60,7 +61,7 @@ impl KvLayer {
 
 impl KvArena {
     /// The arena of all layers that `program` mentions.
-    pub fn new(program: &Program, limits: &Limits) -> Result<KvArena, DeviceError> {
+    pub fn new(program: &Program, limits: &Limits, host: &mut HostMemory) -> Result<KvArena, DeviceError> {
         let (dtype, block_tokens) = (limits.kv_cache_dtype, limits.block_tokens as usize);
         let mut block_bytes = 0;
         let layers = program.kv_shapes().into_iter().map(|shape| {
@@ -70,8 +71,15 @@ impl KvArena {
             layer
         });
         let layers = layers.collect();
-        let data = Shared::new("the KV arena", block_bytes as u64 * u64::from(limits.num_blocks), "--ctx-size")?;
+        let data = Shared::new(host, Purpose::KvArena, block_bytes as u64 * u64::from(limits.num_blocks))?;
         Ok(KvArena { data, layers, dtype, block_tokens, block_bytes })
+    }
+
+    /// Copies a block, all layers.
+    pub fn copy(&mut self, copy: &BlockCopy) {
+        let bytes = self.block_bytes;
+        let (from, to) = (copy.from.index() * bytes, copy.to.index() * bytes);
+        self.data.as_mut_slice().copy_within(from..from + bytes, to);
     }
 
     /// The place of a position of a sequence with these blocks.

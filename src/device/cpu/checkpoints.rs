@@ -1,7 +1,7 @@
 //! Reading and feeding the device at the places where devices are compared.
 #![allow(unsafe_code)]
 
-use crate::device::{Batch, BlockCopy, Checkpoint, DeviceError};
+use crate::device::{Batch, Checkpoint, DeviceError};
 
 use super::CpuDevice;
 use super::plan::{Input, Output, PlannedLinear, PlannedOp, padded};
@@ -11,10 +11,10 @@ impl CpuDevice {
     pub(super) fn read_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
         match checkpoint {
             Checkpoint::Keys { layer, seq } | Checkpoint::Values { layer, seq } => {
-                let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
+                let missing = || DeviceError::NoCheckpoint(checkpoint);
                 let kv = self.kv.layers.get(layer as usize).ok_or_else(missing)?;
                 let seq = self.last.seqs.get(seq as usize).ok_or_else(missing)?;
-                let positions = seq.position_start + seq.rows;
+                let positions = seq.positions().len();
                 let order = self.cache_order(layer as usize, kv.head_dim, checkpoint);
                 let mut out = vec![0.0; positions * kv.num_kv_heads * kv.head_dim];
                 // A layer without attention keeps nothing.
@@ -60,15 +60,14 @@ impl CpuDevice {
         checkpoint: Checkpoint,
         values: &[f32],
     ) -> Result<(), DeviceError> {
-        batch.check(&self.limits, self.vocab_size as u32)?;
         match checkpoint {
             Checkpoint::Keys { layer, seq } | Checkpoint::Values { layer, seq } => {
-                let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
+                let missing = || DeviceError::NoCheckpoint(checkpoint);
                 let kv = *self.kv.layers.get(layer as usize).ok_or_else(missing)?;
                 let seq = batch.seqs.get(seq as usize).ok_or_else(missing)?;
                 let order = self.cache_order(layer as usize, kv.head_dim, checkpoint);
                 let room = seq.block_table.len() * self.kv.block_tokens * kv.num_kv_heads * kv.head_dim;
-                expect_at_most(checkpoint, room, values.len())?;
+                expect_rows(checkpoint, kv.num_kv_heads * kv.head_dim, room, values.len())?;
                 let store = match checkpoint {
                     Checkpoint::Values { .. } => self.kernels.store_value(self.kv.dtype),
                     _ => self.kernels.store_key(self.kv.dtype),
@@ -84,7 +83,7 @@ impl CpuDevice {
             }
             _ => {
                 let (buffer, stride, len) = self.row_buffer(checkpoint)?;
-                expect_at_most(checkpoint, batch.num_rows() * len, values.len())?;
+                expect_rows(checkpoint, len, batch.num_rows() * len, values.len())?;
                 let order = self.row_order(checkpoint, len);
                 for (row, values) in values.chunks(len).enumerate() {
                     // SAFETY: as above.
@@ -95,17 +94,6 @@ impl CpuDevice {
                     }
                 }
                 Ok(())
-            }
-        }
-    }
-
-    pub(super) fn copy_now(&mut self, copies: &[BlockCopy]) {
-        let stride = self.kv.block_bytes;
-        for copy in copies {
-            // SAFETY: no step is running; ids were checked when the copy was queued.
-            unsafe {
-                let base = self.kv.data.ptr::<u8>();
-                std::ptr::copy(base.add(copy.from.index() * stride), base.add(copy.to.index() * stride), stride);
             }
         }
     }
@@ -149,7 +137,7 @@ impl CpuDevice {
                 .map(|len| (&work.logits, work.strides.logits, len)),
             Checkpoint::Keys { .. } | Checkpoint::Values { .. } => None,
         };
-        found.ok_or_else(|| DeviceError::NoCheckpoint(format!("{checkpoint:?}")))
+        found.ok_or_else(|| DeviceError::NoCheckpoint(checkpoint))
     }
 
     /// The model's element at each device element of a row.
@@ -182,13 +170,14 @@ impl CpuDevice {
     }
 }
 
-fn expect_at_most(checkpoint: Checkpoint, room: usize, found: usize) -> Result<(), DeviceError> {
-    if found <= room {
+/// Whole rows of `len` values, at most `room` values.
+fn expect_rows(checkpoint: Checkpoint, len: usize, room: usize, found: usize) -> Result<(), DeviceError> {
+    if found <= room && found.is_multiple_of(len.max(1)) {
         return Ok(());
     }
     Err(DeviceError::Unsupported {
         subject: format!("values for {checkpoint:?}"),
-        expected: format!("at most {room}"),
+        expected: format!("whole rows of {len}, at most {room}"),
         found: found.to_string(),
     })
 }

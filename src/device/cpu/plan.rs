@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::device::{DeviceError, quant};
+use crate::device::host::HostMemory;
+use crate::device::{DeviceError, Purpose, quant};
 use crate::model::{
     Activation, AttendOp, DeltaInput, Epilogue, LinearOp, MatrixRef, Program, Prologue, QkvEpilogue, RopePairing,
     StageOp, VectorRef,
 };
 use crate::weights::{DType, TensorSource, TensorView};
 
+use super::pool::Pool;
 use super::shared::Shared;
 use super::simd::LANES;
 use super::tile::{TILE_ROWS, dequantise_lane, pack_tile, tile_bytes};
@@ -28,6 +30,13 @@ pub struct Tile {
     pub dtype: DType,
     pub offset: usize,
     pub bytes: usize,
+}
+
+impl Tile {
+    /// Bytes to the next one packed after it.
+    pub fn stride(&self) -> usize {
+        self.bytes.next_multiple_of(TILE_ALIGN)
+    }
 }
 
 /// Consecutive tiles that finish together.
@@ -126,11 +135,12 @@ pub fn padded(len: usize) -> usize {
     len.next_multiple_of(LANES)
 }
 
-/// Plans `program` and packs its weights into one arena, on `threads` threads.
+/// Plans `program` and packs its weights into one arena, on the pool's threads.
 pub fn plan(
     program: &Program,
     source: &dyn TensorSource,
-    threads: usize,
+    pool: &mut Pool,
+    host: &mut HostMemory,
 ) -> Result<(Vec<PlannedOp>, Shared), DeviceError> {
     let mut planner = Planner { source, jobs: Vec::new(), arena_bytes: 0, sequential: HashMap::new() };
     let mut ops = Vec::new();
@@ -146,8 +156,8 @@ pub fn plan(
         });
     }
     // Kernels prefetch a little past a tile; prefetches never fault, so no slack is needed.
-    let mut arena = Shared::new("weights", planner.arena_bytes as u64, "the model's size")?;
-    pack(&planner.jobs, arena.as_mut_slice(), threads);
+    let mut arena = Shared::new(host, Purpose::Weights, planner.arena_bytes as u64)?;
+    pack(&planner.jobs, arena.as_mut_slice(), pool);
     Ok((ops, arena))
 }
 
@@ -157,7 +167,7 @@ pub fn read_row(arena: &[u8], tiles: &[Tile], cols: usize, row: usize, out: &mut
     dequantise_lane(tile.dtype, cols, &arena[tile.offset..][..tile.bytes], row % TILE_ROWS, out);
 }
 
-fn pack(jobs: &[PackJob<'_>], arena: &mut [u8], threads: usize) {
+fn pack(jobs: &[PackJob<'_>], arena: &mut [u8], pool: &mut Pool) {
     let mut slots = Vec::with_capacity(jobs.len());
     let (mut rest, mut at) = (arena, 0);
     for job in jobs {
@@ -167,17 +177,13 @@ fn pack(jobs: &[PackJob<'_>], arena: &mut [u8], threads: usize) {
         (rest, at) = (tail, job.tile.offset + job.tile.bytes);
     }
     let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(index) else { return };
-                    let slot = slots[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-                    let rows = job.rows.map(|row| (row != NO_ROW).then(|| job.view.row(row as usize)));
-                    pack_tile(job.tile.dtype, job.view.cols as usize, &rows, slot.expect("each tile is packed once"));
-                }
-            });
+    pool.run(&|_| {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(index) else { return };
+            let slot = slots[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let rows = job.rows.map(|row| (row != NO_ROW).then(|| job.view.row(row as usize)));
+            pack_tile(job.tile.dtype, job.view.cols as usize, &rows, slot.expect("each tile is packed once"));
         }
     });
 }

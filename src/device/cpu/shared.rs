@@ -3,10 +3,10 @@
 
 use memmap2::MmapMut;
 
-use crate::device::DeviceError;
+use crate::device::host::HostMemory;
+use crate::device::{DeviceError, Purpose};
 
-/// An anonymous, zeroed, page-aligned allocation, shared by the pool's threads. Who writes what, when, is the stages'
-/// business: items of one phase write disjoint ranges, and a barrier or a phase counter lies between writer and reader.
+/// An anonymous, zeroed, page-aligned allocation, shared by the pool's threads. Which thread writes what, and when, is up to the stages: items of one phase write disjoint ranges, and a barrier or a phase counter lies between writer and reader.
 #[derive(Debug)]
 pub struct Shared {
     map: MmapMut,
@@ -20,10 +20,10 @@ unsafe impl Sync for Shared {}
 
 impl Shared {
     /// Takes `bytes` zeroed bytes from the system, with huge pages where it offers them.
-    pub fn new(purpose: &'static str, bytes: u64, flag: &'static str) -> Result<Shared, DeviceError> {
-        let fail = |reason: String| DeviceError::OutOfMemory { purpose, bytes, reason, flag };
-        let len = usize::try_from(bytes.max(1)).map_err(|e| fail(e.to_string()))?;
-        let mut map = MmapMut::map_anon(len).map_err(|e| fail(e.to_string()))?;
+    pub fn new(host: &mut HostMemory, purpose: Purpose, bytes: u64) -> Result<Shared, DeviceError> {
+        host.take(purpose, bytes)?;
+        let len = usize::try_from(bytes.max(1)).map_err(|e| HostMemory::refused(purpose, bytes, e))?;
+        let mut map = MmapMut::map_anon(len).map_err(|e| HostMemory::refused(purpose, bytes, e))?;
         #[cfg(target_os = "linux")]
         // Fewer TLB misses while streaming weights; a kernel without huge pages says no, which is fine.
         let _ = map.advise(memmap2::Advice::HugePage);

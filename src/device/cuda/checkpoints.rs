@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::device::quant::quantise_block;
-use crate::device::{Batch, BatchSeq, Checkpoint, DeviceError, KvCacheDType};
+use crate::device::{Batch, BatchSeq, Checkpoint, Device, DeviceError, KvCacheDType};
 
 use super::CudaDevice;
 use super::abi::*;
@@ -26,16 +26,13 @@ struct CachedHead {
 
 impl CudaDevice {
     pub(super) fn read_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
-        if self.open.is_some() || !self.queue.is_empty() {
-            return Err(DeviceError::NoCheckpoint(format!("{checkpoint:?}: a later step is in flight")));
-        }
         if let Checkpoint::Keys { layer, seq } | Checkpoint::Values { layer, seq } = checkpoint {
-            let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
+            let missing = || DeviceError::NoCheckpoint(checkpoint);
             let seq = self.last.seqs.get(seq as usize).ok_or_else(missing)?;
             let positions = seq.position_start as usize + seq.tokens.len();
             let (mut out, buffer) = (Vec::new(), &self.plan.kv.buffer);
             self.each_cached(checkpoint, layer, seq, positions, |head, len| {
-                match self.limits.kv_cache_dtype {
+                match self.limits().kv_cache_dtype {
                     KvCacheDType::F16 => {
                         let bits: Vec<u16> = buffer.download(head.elements, len)?;
                         out.extend(bits.into_iter().map(|bits| f16::from_bits(bits).to_f32()));
@@ -67,18 +64,18 @@ impl CudaDevice {
         values: &[f32],
     ) -> Result<(), DeviceError> {
         if let Checkpoint::Keys { layer, seq } | Checkpoint::Values { layer, seq } = checkpoint {
-            let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
+            let missing = || DeviceError::NoCheckpoint(checkpoint);
             let seq = batch.seqs.get(seq as usize).ok_or_else(missing)?;
             let kv = self.kv_layer(checkpoint, layer)?;
             let row_len = (kv.kv_heads * kv.head_dim) as usize;
             let positions = values.len() / row_len.max(1);
-            let room = seq.block_table.len() * self.limits.block_tokens as usize;
-            expect_at_most(checkpoint, room, positions)?;
+            let room = seq.block_table.len() * self.limits().block_tokens as usize;
+            expect_rows(checkpoint, row_len, room * row_len, values.len())?;
             let (mut at, buffer) = (0, &self.plan.kv.buffer);
             return self.each_cached(checkpoint, layer, seq, positions, |head, len| {
                 let x = &values[at..at + len];
                 at += len;
-                match self.limits.kv_cache_dtype {
+                match self.limits().kv_cache_dtype {
                     KvCacheDType::F16 => {
                         let bits: Vec<u16> = x.iter().map(|x| f16::from_f32(*x).to_bits()).collect();
                         buffer.upload(head.elements, &bits)
@@ -97,7 +94,7 @@ impl CudaDevice {
             Checkpoint::Logits => batch.num_logit_rows(),
             _ => batch.num_rows(),
         };
-        expect_at_most(checkpoint, rows * buffer.cols, values.len())?;
+        expect_rows(checkpoint, buffer.cols, rows * buffer.cols, values.len())?;
         let work = &self.plan.work;
         for (row, values) in values.chunks(buffer.cols.max(1)).enumerate() {
             work.buffer.upload(buffer.address - work.buffer.address() + 4 * (row * buffer.stride) as u64, values)?;
@@ -132,14 +129,14 @@ impl CudaDevice {
             Checkpoint::Keys { .. } | Checkpoint::Values { .. } => plain(0, 0),
         };
         match buffer.cols {
-            0 => Err(DeviceError::NoCheckpoint(format!("{checkpoint:?}"))),
+            0 => Err(DeviceError::NoCheckpoint(checkpoint)),
             _ => Ok(buffer),
         }
     }
 
     fn kv_layer(&self, checkpoint: Checkpoint, layer: u32) -> Result<super::plan::KvLayer, DeviceError> {
         let layer = self.plan.kv.layers.get(layer as usize).copied().flatten();
-        layer.ok_or_else(|| DeviceError::NoCheckpoint(format!("{checkpoint:?}")))
+        layer.ok_or_else(|| DeviceError::NoCheckpoint(checkpoint))
     }
 
     /// Calls `each` with the place and the dimensions of every head of every position, `[position][kv head]`.
@@ -152,7 +149,7 @@ impl CudaDevice {
         mut each: impl FnMut(CachedHead, usize) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         let kv = self.kv_layer(checkpoint, layer)?;
-        let (dtype, block_tokens) = (self.limits.kv_cache_dtype, self.limits.block_tokens as usize);
+        let (dtype, block_tokens) = (self.limits().kv_cache_dtype, self.limits().block_tokens as usize);
         let plane_bytes = block_tokens as u64 * dtype.head_bytes(kv.head_dim);
         let (head_bytes, scale_bytes) = match dtype {
             KvCacheDType::F16 => (2 * u64::from(kv.head_dim), 0),
@@ -174,13 +171,14 @@ impl CudaDevice {
     }
 }
 
-fn expect_at_most(checkpoint: Checkpoint, room: usize, found: usize) -> Result<(), DeviceError> {
-    if found <= room {
+/// Whole rows of `len` values, at most `room` values.
+fn expect_rows(checkpoint: Checkpoint, len: usize, room: usize, found: usize) -> Result<(), DeviceError> {
+    if found <= room && found.is_multiple_of(len.max(1)) {
         return Ok(());
     }
     Err(DeviceError::Unsupported {
-        subject: format!("{checkpoint:?}"),
-        expected: format!("at most {room} values"),
+        subject: format!("values for {checkpoint:?}"),
+        expected: format!("whole rows of {len}, at most {room}"),
         found: found.to_string(),
     })
 }

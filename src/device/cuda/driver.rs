@@ -11,7 +11,7 @@ use std::time::Duration;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute};
 
-use crate::device::{DeviceError, Profiler};
+use crate::device::{DeviceError, GpuKind, Profiler, Purpose};
 
 /// A device with its context and stream.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct Gpu {
     context: sys::CUcontext,
     stream: sys::CUstream,
     pub name: String,
+    pub kind: GpuKind,
     /// Compute capability.
     pub capability: (i32, i32),
     pub sm_count: u32,
@@ -76,31 +77,20 @@ fn is_about_image(error: sys::CUresult) -> bool {
     )
 }
 
-/// Memory that is asked for: what it is for, and what a user would lower if there is not enough.
-#[derive(Clone, Copy, Debug)]
-pub struct Need {
-    pub purpose: &'static str,
-    pub flag: &'static str,
-}
-
-impl Need {
-    pub const fn new(purpose: &'static str, flag: &'static str) -> Need {
-        Need { purpose, flag }
-    }
-
-    /// Maps the driver's error when `bytes` were asked for; `reason` says why there are not enough.
-    fn failed(
-        self,
-        operation: &'static str,
-        bytes: u64,
-        reason: impl FnOnce() -> String,
-    ) -> impl FnOnce(cudarc::driver::DriverError) -> DeviceError {
-        move |error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                DeviceError::OutOfMemory { purpose: self.purpose, bytes, reason: reason(), flag: self.flag }
-            }
-            _ => failed(operation)(error),
+/// Maps the driver's error when `asked_bytes` were asked for, of which `free_bytes` are known to be free; `reason` says why there are not
+/// enough.
+fn no_memory(
+    operation: &'static str,
+    purpose: Purpose,
+    asked_bytes: u64,
+    why: impl FnOnce() -> (Option<u64>, &'static str),
+) -> impl FnOnce(cudarc::driver::DriverError) -> DeviceError {
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            let (free_bytes, reason) = why();
+            DeviceError::OutOfMemory { purpose, asked_bytes, free_bytes, reason: reason.to_owned() }
         }
+        _ => failed(operation)(error),
     }
 }
 
@@ -139,7 +129,9 @@ impl Gpu {
             let _ = unsafe { result::primary_ctx::release(device) };
             failed("making a stream")(error)
         })?;
-        Ok(Arc::new(Gpu { device, context, stream, name, capability: (major, minor), sm_count }))
+        // The one place that looks at the name: the simulated driver's begin so, and no other's do.
+        let kind = if name.starts_with("Simulated") { GpuKind::Simulated } else { GpuKind::Hardware };
+        Ok(Arc::new(Gpu { device, context, stream, name, kind, capability: (major, minor), sm_count }))
     }
 
     /// Makes the context current in this thread; every entry into the device does so first.
@@ -360,17 +352,15 @@ pub struct DeviceBuffer {
 
 impl DeviceBuffer {
     /// `bytes` of zeroed memory.
-    pub fn zeroed(gpu: &Arc<Gpu>, need: Need, bytes: u64) -> Result<Self, DeviceError> {
+    pub fn zeroed(gpu: &Arc<Gpu>, purpose: Purpose, bytes: u64) -> Result<Self, DeviceError> {
         let bytes = bytes.max(256);
-        let reason = || match gpu.memory() {
-            Ok((free, _)) => format!("the GPU has {free} bytes free"),
-            Err(_) => "the GPU has less, and its driver does not say how much".to_owned(),
-        };
+        let why = || (gpu.memory().ok().map(|(free, _)| free), "the GPU's memory does not suffice");
         // SAFETY: freed once, in `drop`.
-        let address = unsafe { result::malloc_sync(bytes as usize) }.map_err(need.failed(
+        let address = unsafe { result::malloc_sync(bytes as usize) }.map_err(no_memory(
             "allocating device memory",
+            purpose,
             bytes,
-            reason,
+            why,
         ))?;
         let buffer = DeviceBuffer { gpu: gpu.clone(), address, bytes };
         // SAFETY: the whole of the new buffer.
@@ -433,12 +423,12 @@ pub struct PinnedBuffer {
 unsafe impl Send for PinnedBuffer {}
 
 impl PinnedBuffer {
-    pub fn zeroed(gpu: &Arc<Gpu>, need: Need, bytes: usize) -> Result<Self, DeviceError> {
+    pub fn zeroed(gpu: &Arc<Gpu>, purpose: Purpose, bytes: usize) -> Result<Self, DeviceError> {
         let bytes = bytes.max(256);
-        let reason = || "the system gives no more page-locked memory".to_owned();
+        let why = || (None, "the system gives no more page-locked memory");
         // SAFETY: freed once, in `drop`.
         let pointer = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP) }
-            .map_err(need.failed("allocating pinned memory", bytes as u64, reason))?
+            .map_err(no_memory("allocating pinned memory", purpose, bytes as u64, why))?
             .cast::<u8>();
         // SAFETY: just allocated, that long.
         unsafe { pointer.write_bytes(0, bytes) };

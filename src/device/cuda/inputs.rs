@@ -1,5 +1,6 @@
 //! What changes from step to step: one buffer, filled on the host and uploaded with one copy.
 
+use crate::device::host::{BatchRow, BatchRows};
 use crate::device::{Batch, DeviceError, InputToken, KvCacheDType, Limits};
 use crate::model::{AttendOp, Program, StageOp};
 
@@ -75,12 +76,13 @@ impl StepLayout {
             bytes += (size as u64 * u64::from(count)).next_multiple_of(256);
             at
         };
+        let seqs_max = limits.slots_max.max(limits.step_rows_max);
         take(size_of::<KilnStep>(), 1);
         let sample_rows = take(size_of::<KilnSampleRow>(), limits.logit_rows_max);
         let rows = take(size_of::<KilnRow>(), limits.step_rows_max);
         let logit_rows = take(4, limits.logit_rows_max);
         let attend_items = take(size_of::<KilnAttendItem>(), attend_items_max);
-        let block_tables = take(4, blocks_per_seq * limits.slots_max.max(limits.step_rows_max));
+        let block_tables = take(4 * blocks_per_seq as usize, seqs_max);
         let (parts_max, sm_count) = (parts_max, sm_count);
         StepLayout {
             rows,
@@ -117,22 +119,22 @@ impl StepLayout {
 
     /// Writes a step into `buffer`; returns the bytes to upload and what the grids depend on. `results` is the buffer for what is sampled.
     pub fn fill(&self, buffer: &mut [u8], batch: &Batch, results: usize) -> Result<StepShape, DeviceError> {
-        let (mut rows, mut logit_rows): (Vec<KilnRow>, Vec<u32>) = (Vec::new(), Vec::new());
-        for (index, seq) in batch.seqs.iter().enumerate() {
-            let row_start = rows.len() as u32;
-            logit_rows.extend(seq.logit_rows.iter().map(|row| row_start + row));
-            for (i, token) in seq.tokens.iter().enumerate() {
-                let token = match token {
-                    InputToken::Id(id) => id.0,
-                    InputToken::LastSampled => KILN_LAST_SAMPLED | seq.slot.0,
-                };
-                let position = seq.position_start + i as u32;
-                rows.push(KilnRow { token, position, seq: index as u32, pad: 0 });
-            }
+        let flat = BatchRows::of(batch, |seq, input| match input {
+            InputToken::Id(id) => id.0,
+            InputToken::LastSampled => KILN_LAST_SAMPLED | seq.slot.0,
+        });
+        let row = |row: &BatchRow<u32>| KilnRow {
+            token: row.token,
+            position: row.position as u32,
+            seq: row.seq as u32,
+            pad: 0,
+        };
+        let rows: Vec<KilnRow> = flat.rows.iter().map(row).collect();
+        let logit_rows: Vec<u32> = flat.logit_rows.iter().map(|&row| row as u32).collect();
+        for (index, seq) in flat.seqs.iter().enumerate() {
             let table = &seq.block_table[..seq.block_table.len().min(self.blocks_per_seq as usize)];
             let at = self.block_tables as usize + 4 * index * self.blocks_per_seq as usize;
-            let ids: Vec<u32> = table.iter().map(|block| block.0).collect();
-            put(buffer, at as u64, &ids)?;
+            put(buffer, at as u64, bytemuck::cast_slice::<_, u32>(table))?;
         }
         let items = self.attend_list(batch);
         assert!(items.len() <= self.attend_items_max as usize, "the work list fits its room");

@@ -22,11 +22,14 @@ use std::time::Duration;
 use crate::model::Program;
 use crate::weights::TensorSource;
 
+use super::host::CallOrder;
 use super::sampler::SampleRow;
-use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, Limits, MemoryUse, Profiler, StepOutput};
+use super::{
+    Batch, BlockCopy, Checkpoint, Device, DeviceError, GpuKind, Limits, MemoryUse, Profiler, Purpose, StepOutput,
+};
 
 use abi::*;
-use driver::{DeviceBuffer, Event, Gpu, Need, PinnedBuffer};
+use driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
 use graphs::DecodeGraphs;
 use inputs::StepShape;
 use kernels::{Kernels, LARGE_ROWS, LARGE_THREADS, SMALL_ROWS};
@@ -48,9 +51,9 @@ impl OpenGpu {
         Gpu::open(ordinal).map(OpenGpu)
     }
 
-    /// Whether it is one of hardware: simulated ones are only used when asked for.
-    pub fn is_hardware(&self) -> bool {
-        !self.0.name.starts_with("Simulated")
+    /// Whether this is a physical GPU: simulated ones are only used when asked for.
+    pub fn kind(&self) -> GpuKind {
+        self.0.kind
     }
 
     /// Free bytes of its memory.
@@ -79,7 +82,7 @@ pub struct CudaDevice {
     kernels: Kernels,
     gpu: Arc<Gpu>,
     ranges: Ranges,
-    limits: Limits,
+    order: CallOrder,
     vocab_size: usize,
     hidden_size: usize,
     /// Submitted, but for its launches, which wait for what is sampled.
@@ -126,7 +129,7 @@ impl CudaDevice {
     /// told how many of how many there are.
     ///
     /// # Errors
-    /// `OutOfMemory` with the flag to lower, `Unsupported` for what no kernel does.
+    /// `OutOfMemory` with what it was for, `Unsupported` for what no kernel does.
     pub fn prepare_on(
         OpenGpu(gpu): OpenGpu,
         program: &Program,
@@ -142,11 +145,10 @@ impl CudaDevice {
         let at =
             StepAddresses { step: inputs, sample_rows: inputs + plan.layout.sample_rows, logits: plan.work.logits };
         let sampler = Sampler::new(&gpu, slots, limits, at)?;
-        let staging =
-            || PinnedBuffer::zeroed(&gpu, Need::new("step inputs", "--ubatch-size"), plan.layout.bytes as usize);
+        let staging = || PinnedBuffer::zeroed(&gpu, Purpose::StepInputs, plan.layout.bytes as usize);
         let staging = [staging()?, staging()?];
         let ends = [Event::new(&gpu)?, Event::new(&gpu)?];
-        let copies = DeviceBuffer::zeroed(&gpu, Need::new("block copies", "--ctx-size"), 8 * COPIES_MAX as u64)?;
+        let copies = DeviceBuffer::zeroed(&gpu, Purpose::BlockCopies, 8 * COPIES_MAX as u64)?;
         let mut device = CudaDevice {
             graphs: DecodeGraphs::default(),
             plan,
@@ -157,7 +159,7 @@ impl CudaDevice {
             kernels,
             gpu,
             ranges: Ranges::connect(),
-            limits: limits.clone(),
+            order: CallOrder::new(limits, program.vocab_size, STEPS_IN_FLIGHT),
             vocab_size: program.vocab_size as usize,
             hidden_size: program.hidden_size as usize,
             open: None,
@@ -301,19 +303,21 @@ impl Device for CudaDevice {
     }
 
     fn limits(&self) -> &Limits {
-        &self.limits
+        self.order.limits()
+    }
+
+    fn gpu_kind(&self) -> Option<GpuKind> {
+        Some(self.gpu.kind)
     }
 
     fn steps_in_flight_max(&self) -> usize {
-        STEPS_IN_FLIGHT
+        self.order.steps_max()
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        batch.check(&self.limits, self.vocab_size as u32)?;
-        self.sampler.check_starts(&batch.starts)?;
+        self.order.submit(batch)?;
         self.gpu.bind()?;
         self.flush()?;
-        assert!(self.queue.len() < STEPS_IN_FLIGHT, "at most {STEPS_IN_FLIGHT} steps are in flight");
         let buffer = self.num_steps % STEPS_IN_FLIGHT;
         self.sampler.start(&batch.starts, buffer)?;
         let shape = self.plan.layout.fill(self.staging[buffer].bytes_mut(), batch, buffer)?;
@@ -323,8 +327,8 @@ impl Device for CudaDevice {
     }
 
     fn sample(&mut self, rows: &[SampleRow]) -> Result<(), DeviceError> {
-        let Some(step) = &mut self.open else { return Ok(()) };
-        self.sampler.check_rows(rows, step.shape.logit_rows)?;
+        self.order.sample(rows)?;
+        let Some(step) = &mut self.open else { unreachable!("a step was just submitted") };
         let packed;
         (packed, step.chains) = self.sampler.rows(rows);
         self.plan.layout.fill_samples(self.staging[step.buffer].bytes_mut(), &packed, step.chains)?;
@@ -334,9 +338,10 @@ impl Device for CudaDevice {
     }
 
     fn collect(&mut self) -> Result<StepOutput, DeviceError> {
+        self.order.collect()?;
         self.gpu.bind()?;
         self.flush()?;
-        let Some(step) = self.queue.pop_front() else { return Ok(StepOutput::default()) };
+        let Some(step) = self.queue.pop_front() else { unreachable!("a step is in flight") };
         self.ends[step.buffer].synchronise()?;
         let sampled = self.sampler.results(&step.samples, step.buffer);
         self.last = step.batch;
@@ -344,10 +349,7 @@ impl Device for CudaDevice {
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), DeviceError> {
-        let num_blocks = self.limits.num_blocks;
-        if let Some(bad) = copies.iter().flat_map(|c| [c.from, c.to]).find(|b| b.0 >= num_blocks) {
-            return Err(DeviceError::Limit { what: "block id", limit: u64::from(num_blocks) - 1, asked: bad.0.into() });
-        }
+        self.order.copy_blocks(copies)?;
         self.gpu.bind()?;
         self.flush()?;
         for copies in copies.chunks(COPIES_MAX) {
@@ -366,6 +368,7 @@ impl Device for CudaDevice {
     }
 
     fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
+        self.order.read(checkpoint)?;
         self.gpu.bind()?;
         self.read_checkpoint(checkpoint)
     }
@@ -377,7 +380,7 @@ impl Device for CudaDevice {
     }
 
     fn write(&mut self, batch: &Batch, checkpoint: Checkpoint, values: &[f32]) -> Result<(), DeviceError> {
-        batch.check(&self.limits, self.vocab_size as u32)?;
+        self.order.write(batch)?;
         self.gpu.bind()?;
         self.write_checkpoint(batch, checkpoint, values)
     }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::device::sampler::{self, BadRow, Choice, Distribution, SampleRow, Sampled};
-use crate::device::{DeviceError, Limits, SlotStart};
+use crate::device::sampler::{self, BadRow, Choice, Distribution, Penalties, SampleRow, Sampled};
+use crate::device::{DeviceError, Limits, Purpose, REPORTED_TOKENS_MAX, SlotStart};
 use crate::ids::TokenId;
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu, Kernel, Module, Need, PinnedBuffer};
+use super::driver::{DeviceBuffer, Gpu, Kernel, Module, PinnedBuffer};
 use super::slots::Slots;
+
+const _: () = assert!(REPORTED_TOKENS_MAX == KILN_TOP_MAX, "results hold what the contract allows");
 
 /// `sizeof(SampleShared)` of cuda/sample.cu without the scores.
 const SHARED_BYTES: u32 = KILN_SAMPLE_BINS * 12 + KILN_SAMPLE_THREADS / 32 * 8 + 32;
@@ -25,6 +27,8 @@ pub struct Sampler {
     results: [PinnedBuffer; 2],
     /// Sample rows of each slot since it started.
     orders: Vec<u32>,
+    /// Of each slot. Rows carry them to the kernel, which has a row's numbers at hand before it needs a slot's.
+    penalties: Vec<Penalties>,
     rows_max: usize,
     /// Of a row, and rows at a time.
     ctas: u32,
@@ -84,10 +88,10 @@ impl Sampler {
         let sums = take(8, rows_max * ctas);
         let bin_counts = take(4 * 3, groups_max * KILN_SAMPLE_BINS);
         let bin_masses = take(8 * 3, groups_max * KILN_SAMPLE_BINS);
-        let scratch = DeviceBuffer::zeroed(gpu, Need::new("the sampler's histograms", "--parallel"), bytes)?;
+        let scratch = DeviceBuffer::zeroed(gpu, Purpose::Sampler, bytes)?;
         let rows = rows_max as usize;
         let row_bytes = RESULT_BYTES + KILN_TOP_MAX as usize * TOP_BYTES;
-        let buffer = || PinnedBuffer::zeroed(gpu, Need::new("results of the sampler", "--parallel"), rows * row_bytes);
+        let buffer = || PinnedBuffer::zeroed(gpu, Purpose::Sampler, rows * row_bytes);
         let results = [buffer()?, buffer()?];
         let addresses = [results[0].address(), results[1].address()];
         let base = scratch.address();
@@ -111,6 +115,7 @@ impl Sampler {
             scratch,
             results,
             orders: vec![0; limits.slots_max as usize],
+            penalties: vec![Penalties::default(); limits.slots_max as usize],
             rows_max: rows,
             ctas,
             groups_max,
@@ -126,11 +131,6 @@ impl Sampler {
         self.slots.bytes() + self.scratch.bytes()
     }
 
-    /// Whether the starts keep the limits.
-    pub fn check_starts(&self, starts: &[SlotStart]) -> Result<(), DeviceError> {
-        self.slots.check(starts)
-    }
-
     /// Queues the starts of sequences; `buffer` is the step's.
     pub fn start(&mut self, starts: &[SlotStart], buffer: usize) -> Result<(), DeviceError> {
         if starts.is_empty() {
@@ -138,35 +138,15 @@ impl Sampler {
         }
         for start in starts {
             self.orders[start.slot.index()] = 0;
+            self.penalties[start.slot.index()] = start.penalties;
         }
         self.slots.start(&self.start_kernel, starts, buffer)
-    }
-
-    /// Whether the rows keep the limits.
-    pub fn check_rows(&self, rows: &[SampleRow], num_logit_rows: u32) -> Result<(), DeviceError> {
-        let below = |what, limit: usize, found: u64| match found < limit as u64 {
-            true => Ok(()),
-            false => Err(DeviceError::Limit { what, limit: (limit as u64).saturating_sub(1), asked: found }),
-        };
-        below("sample rows of a step", self.rows_max + 1, rows.len() as u64)?;
-        for row in rows {
-            below("logit row of a sample row", num_logit_rows as usize, row.logit_row.into())?;
-            below("slot", self.orders.len(), row.slot.0.into())?;
-            let reported = row.choice.num_reported(row.logprobs);
-            below("most likely tokens to report", KILN_TOP_MAX as usize + 1, reported.into())?;
-            if let Choice::Forced(id) = row.choice {
-                below("token id", self.params.slots.vocab_size as usize, id.0.into())?;
-            }
-        }
-        Ok(())
     }
 
     /// The kernel's rows, and how many of them start chains. Rows of one slot that penalise what others of them sample must wait for
     /// these; all others run side by side.
     pub fn rows(&mut self, rows: &[SampleRow]) -> (Vec<KilnSampleRow>, u32) {
-        let penalises = |row: &SampleRow| flags(row) & KILN_SAMPLE_PENALTIES != 0;
-        let mut is_ordered = vec![false; self.orders.len()];
-        rows.iter().filter(|row| penalises(row)).for_each(|row| is_ordered[row.slot.index()] = true);
+        let is_ordered: Vec<bool> = self.penalties.iter().map(Penalties::any).collect();
         let mut has_head = vec![false; self.orders.len()];
         let (mut heads, mut others) = (Vec::new(), Vec::new());
         for (i, row) in rows.iter().enumerate() {
@@ -203,14 +183,15 @@ impl Sampler {
     }
 
     fn pack(&self, row: &SampleRow, result: u32, top_start: u32, order: u32) -> KilnSampleRow {
+        let penalties = &self.penalties[row.slot.index()];
         let mut packed = KilnSampleRow {
             logit_row: row.logit_row,
             slot: row.slot.0,
             choice: KILN_GREEDY,
-            flags: flags(row),
-            presence_penalty: row.presence_penalty,
-            frequency_penalty: row.frequency_penalty,
-            repetition_penalty: row.repetition_penalty,
+            flags: flags(row, penalties),
+            presence_penalty: penalties.presence,
+            frequency_penalty: penalties.frequency,
+            repetition_penalty: penalties.repetition,
             temperature: 1.0,
             top_p: 1 << 32,
             min_mass: 0,
@@ -278,11 +259,10 @@ impl Sampler {
     }
 }
 
-fn flags(row: &SampleRow) -> u32 {
-    let penalises = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
+fn flags(row: &SampleRow, penalties: &Penalties) -> u32 {
     let flag = |holds: bool, flag: u32| if holds { flag } else { 0 };
-    flag(penalises, KILN_SAMPLE_PENALTIES)
-        | flag(row.penalise_prompt, KILN_SAMPLE_PENALISE_PROMPT)
+    flag(penalties.any(), KILN_SAMPLE_PENALTIES)
+        | flag(penalties.count_prompt, KILN_SAMPLE_PENALISE_PROMPT)
         | flag(row.before_min_length, KILN_SAMPLE_MASKS)
         | flag(reports(row), KILN_SAMPLE_LOGPROBS)
 }

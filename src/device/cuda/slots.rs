@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::device::{DeviceError, Limits, SlotStart};
+use crate::device::{DeviceError, LOGIT_BIASES_MAX, Limits, Purpose, SlotStart};
 use crate::ids::TokenId;
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Gpu, Kernel, Need, PinnedBuffer, bytes_of};
+use super::driver::{DeviceBuffer, Gpu, Kernel, PinnedBuffer, bytes_of};
+
+const _: () = assert!(LOGIT_BIASES_MAX == KILN_BIASES_MAX as usize, "tables hold what the contract allows");
 
 /// Words of one upload of starts; longer prompts take several.
 const CHUNK_WORDS: usize = 64 << 10;
@@ -40,9 +42,8 @@ impl Slots {
         let masks = take(4 * u64::from(mask_words));
         let biases = take((size_of::<KilnBias>() * KILN_BIASES_MAX as usize) as u64);
         let num_biases = take(4);
-        let buffer = DeviceBuffer::zeroed(gpu, Need::new("the sampler's counts", "--parallel"), bytes)?;
-        let need = Need::new("starts of sequences", "--ctx-size or --parallel");
-        let words = DeviceBuffer::zeroed(gpu, need, 4 * CHUNK_WORDS as u64)?;
+        let buffer = DeviceBuffer::zeroed(gpu, Purpose::Slots, bytes)?;
+        let words = DeviceBuffer::zeroed(gpu, Purpose::Slots, 4 * CHUNK_WORDS as u64)?;
         let base = buffer.address();
         let params = KilnSlots {
             last_sampled: base + last_sampled,
@@ -53,30 +54,12 @@ impl Slots {
             vocab_size,
             mask_words,
         };
-        let staging = || PinnedBuffer::zeroed(gpu, need, 4 * CHUNK_WORDS);
+        let staging = || PinnedBuffer::zeroed(gpu, Purpose::Slots, 4 * CHUNK_WORDS);
         Ok(Slots { gpu: gpu.clone(), buffer, params, words, staging: [staging()?, staging()?] })
     }
 
     pub fn bytes(&self) -> u64 {
         self.buffer.bytes() + self.words.bytes()
-    }
-
-    /// What the kernels' tables cannot hold.
-    pub fn check(&self, starts: &[SlotStart]) -> Result<(), DeviceError> {
-        for start in starts {
-            let biases = start.logit_bias.len();
-            if biases > KILN_BIASES_MAX as usize {
-                let limit = u64::from(KILN_BIASES_MAX);
-                return Err(DeviceError::Limit { what: "logit biases of a sequence", limit, asked: biases as u64 });
-            }
-            let ids = [&start.prompt_ids, &start.output_ids, &start.ids_masked_before_min].into_iter().flatten();
-            let ids = ids.chain(start.logit_bias.iter().map(|(id, _)| id));
-            if let Some(id) = ids.max().filter(|id| id.0 >= self.params.vocab_size) {
-                let limit = u64::from(self.params.vocab_size).saturating_sub(1);
-                return Err(DeviceError::Limit { what: "token id", limit, asked: id.0.into() });
-            }
-        }
-        Ok(())
     }
 
     /// Queues the starts, through the pinned buffer `staging`. Waits only if they are more than one upload takes.
@@ -85,7 +68,7 @@ impl Slots {
         for start in starts {
             let mut biases = start.logit_bias.clone();
             biases.sort_by_key(|(id, _)| *id);
-            if chunk.holds(start.slot.0) || chunk.room() < 2 * biases.len() || chunk.starts.len() == CHUNK_STARTS {
+            if chunk.room() < 2 * biases.len() || chunk.starts.len() == CHUNK_STARTS {
                 self.send(kernel, &mut chunk, staging)?;
                 self.gpu.synchronise()?;
             }
@@ -146,10 +129,6 @@ struct Chunk {
 impl Chunk {
     fn room(&self) -> usize {
         CHUNK_WORDS - DATA_START - self.data.len()
-    }
-
-    fn holds(&self, slot: u32) -> bool {
-        self.starts.iter().any(|start| start.slot == slot)
     }
 
     /// Adds words; returns where they lie.

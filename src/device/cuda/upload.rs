@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Purpose};
 use crate::model::{MatrixRef, VectorRef};
 use crate::weights::{DType, TensorSource};
 
 use super::abi::*;
-use super::driver::{DeviceBuffer, Event, Gpu, Need, PinnedBuffer};
+use super::driver::{DeviceBuffer, Event, Gpu, PinnedBuffer};
 use super::kernels::Kernels;
 
 /// Planes and vectors start at multiples of this.
@@ -118,8 +118,7 @@ impl WeightPlan {
 
     /// Allocates; everything has its address then.
     pub fn allocate(self, gpu: &Arc<Gpu>) -> Result<Weights, DeviceError> {
-        let need = Need::new("the weights", "the model's size (a smaller format or model), or use --device cpu");
-        Ok(Weights { buffer: DeviceBuffer::zeroed(gpu, need, self.bytes)?, plan: self })
+        Ok(Weights { buffer: DeviceBuffer::zeroed(gpu, Purpose::Weights, self.bytes)?, plan: self })
     }
 }
 
@@ -235,9 +234,8 @@ struct Half {
 impl Half {
     fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Half, DeviceError> {
         // Everything else has been allocated: what it took less of would be free for this.
-        let device = DeviceBuffer::zeroed(gpu, Need::new("staging of weights", "--ctx-size"), bytes as u64)?;
-        let need = Need::new("staging of weights", "what other programs lock in memory");
-        Ok(Half { pinned: PinnedBuffer::zeroed(gpu, need, bytes)?, device, used: Event::new(gpu)? })
+        let device = DeviceBuffer::zeroed(gpu, Purpose::WeightStaging, bytes as u64)?;
+        Ok(Half { pinned: PinnedBuffer::zeroed(gpu, Purpose::WeightStaging, bytes)?, device, used: Event::new(gpu)? })
     }
 }
 

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use half::f16;
 
+use crate::device::host::HostMemory;
 use crate::device::quant::quantise_block;
-use crate::device::{BlockCopy, DeviceError, KvCacheDType, Limits};
+use crate::device::{BlockCopy, DeviceError, KvCacheDType, Limits, Purpose};
 use crate::ids::BlockId;
 use crate::model::{KvShape, Program};
 
@@ -44,16 +45,16 @@ enum Arena {
 
 impl Cache {
     /// The arena of all layers that `program` mentions.
-    pub fn new(program: &Program, limits: &Limits) -> Result<Cache, DeviceError> {
+    pub fn new(program: &Program, limits: &Limits, host: &mut HostMemory) -> Result<Cache, DeviceError> {
         let block_tokens = limits.block_tokens as usize;
-        let layer = |shape: Option<KvShape>| {
+        let mut layer = |shape: Option<KvShape>| {
             let Some(KvShape { num_kv_heads, head_dim }) = shape else { return Ok(Layer::default()) };
             let row = num_kv_heads as usize * head_dim as usize;
-            let elements = limits.num_blocks as usize * block_tokens * row;
-            let arena = || Arena::new(limits.kv_cache_dtype, elements, head_dim as usize);
+            let elements = (limits.num_blocks as usize).saturating_mul(block_tokens * row);
+            let mut arena = || Arena::new(host, limits.kv_cache_dtype, elements, head_dim as usize);
             Ok(Layer { row, keys: arena()?, values: arena()? })
         };
-        let layers = program.kv_shapes().into_iter().map(layer).collect::<Result<_, DeviceError>>()?;
+        let layers = program.kv_shapes().into_iter().map(&mut layer).collect::<Result<_, DeviceError>>()?;
         Ok(Cache { layers, block_tokens })
     }
 
@@ -111,11 +112,13 @@ impl Default for Arena {
 
 /// Ranges are of elements, and hold whole heads.
 impl Arena {
-    fn new(dtype: KvCacheDType, elements: usize, head_dim: usize) -> Result<Arena, DeviceError> {
+    fn new(host: &mut HostMemory, dtype: KvCacheDType, elements: usize, head_dim: usize) -> Result<Arena, DeviceError> {
+        const PURPOSE: Purpose = Purpose::KvArena;
         Ok(match dtype {
-            KvCacheDType::F16 => Arena::F16(zeros(elements)?),
+            KvCacheDType::F16 => Arena::F16(host.zeros(PURPOSE, elements)?),
             KvCacheDType::Int8 => {
-                Arena::Int8 { integers: zeros(elements)?, scales: zeros(elements / head_dim)?, head_dim }
+                let integers = host.zeros(PURPOSE, elements)?;
+                Arena::Int8 { integers, scales: host.zeros(PURPOSE, elements / head_dim)?, head_dim }
             }
         })
     }
@@ -157,16 +160,4 @@ impl Arena {
             }
         }
     }
-}
-
-fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, DeviceError> {
-    let mut zeros = Vec::new();
-    zeros.try_reserve_exact(count).map_err(|error| DeviceError::OutOfMemory {
-        purpose: "the KV arena",
-        bytes: (count * size_of::<T>()) as u64,
-        reason: error.to_string(),
-        flag: "--ctx-size",
-    })?;
-    zeros.resize(count, T::default());
-    Ok(zeros)
 }

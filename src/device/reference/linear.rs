@@ -1,5 +1,7 @@
 //! Matrices and dot products, in the orders that `ARCHITECTURE.md` fixes for row invariance.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::device::quant::{BLOCK, bf16_value, quantise_block, segment_blocks};
 use crate::model::MatrixRef;
 use crate::weights::{
@@ -100,16 +102,25 @@ impl Matrix {
         }
         let mut by_matrix_row = vec![0.0; self.rows * inputs.len()];
         let rows_per_thread = self.rows.div_ceil(threads);
-        std::thread::scope(|scope| {
-            for (share, out) in by_matrix_row.chunks_mut(rows_per_thread * inputs.len()).enumerate() {
-                scope.spawn(move || {
-                    for (i, out) in out.chunks_exact_mut(inputs.len()).enumerate() {
-                        for (out, input) in out.iter_mut().zip(inputs) {
-                            *out = self.dot(share * rows_per_thread + i, input);
-                        }
-                    }
-                });
+        let shares = by_matrix_row.chunks_mut(rows_per_thread * inputs.len()).map(Mutex::new).collect::<Vec<_>>();
+        let run = |share: usize| {
+            let mut out = shares[share].lock().unwrap_or_else(PoisonError::into_inner);
+            for (i, out) in out.chunks_exact_mut(inputs.len()).enumerate() {
+                for (out, input) in out.iter_mut().zip(inputs) {
+                    *out = self.dot(share * rows_per_thread + i, input);
+                }
             }
+        };
+        let run = &run;
+        std::thread::scope(|scope| {
+            for share in 1..shares.len() {
+                let thread = std::thread::Builder::new().spawn_scoped(scope, move || run(share));
+                if thread.is_err() {
+                    // The system gives no thread: this one does its share.
+                    run(share);
+                }
+            }
+            run(0);
         });
         let element = |input: usize, row: usize| by_matrix_row[row * inputs.len() + input];
         (0..inputs.len()).map(|input| (0..self.rows).map(|row| element(input, row)).collect()).collect()

@@ -11,18 +11,19 @@ mod ops;
 mod rows;
 mod step;
 
-use std::collections::VecDeque;
-
 use crate::ids::TokenId;
 use crate::model::{Program, StageOp};
 use crate::weights::TensorSource;
 
+use super::host::{BatchRows, CallOrder, HostMemory, HostQueue, QueuedStep, check_limits};
 use super::sampler::HostSampler;
-use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, InputToken, Limits, MemoryUse, SampleRow, StepOutput};
+use super::{
+    Batch, BlockCopy, Checkpoint, Device, DeviceError, InputToken, Limits, MemoryUse, Purpose, SampleRow, StepOutput,
+};
 
 use cache::{Cache, Part};
 use ops::Op;
-use step::{Machine, Rows, StepRow, StepRows, Work};
+use step::{Machine, Rows, Work};
 
 /// Which arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,23 +38,13 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct ReferenceDevice {
     mode: Mode,
-    limits: Limits,
-    vocab_size: u32,
     ops: Vec<Op>,
     machine: Machine,
     sampler: HostSampler,
     memory: MemoryUse,
-    /// Submitted steps; a step runs when it is collected, so that what depends on pipelining is exercised.
-    queue: VecDeque<Queued>,
-    steps_in_flight_max: usize,
+    queue: HostQueue,
     /// The last collected step.
-    last: StepRows,
-}
-
-#[derive(Debug)]
-enum Queued {
-    Step { batch: Batch, samples: Vec<SampleRow> },
-    Copy(Vec<BlockCopy>),
+    last: BatchRows<TokenId>,
 }
 
 impl ReferenceDevice {
@@ -67,19 +58,12 @@ impl ReferenceDevice {
         limits: &Limits,
         mode: Mode,
     ) -> Result<ReferenceDevice, DeviceError> {
-        let require = |subject: &str, holds: bool, expected: &str, found: u32| match holds {
-            true => Ok(()),
-            false => Err(DeviceError::Unsupported {
-                subject: subject.into(),
-                expected: expected.into(),
-                found: found.to_string(),
-            }),
-        };
-        let block_tokens = limits.block_tokens;
-        require("block_tokens", block_tokens > 0 && block_tokens.is_multiple_of(16), "a multiple of 16", block_tokens)?;
-        require("threads", limits.threads > 0, "at least 1", limits.threads)?;
+        check_limits(limits)?;
+        let mut host = HostMemory::of_system();
+        host.take(Purpose::Weights, ops::bytes_of(program, mode))?;
         let ops = Op::load_all(program, weights, mode)?;
-        let cache = Cache::new(program, limits)?;
+        let cache = Cache::new(program, limits, &mut host)?;
+        host.take(Purpose::Workspace, workspace_bytes(program, limits))?;
         let memory = MemoryUse {
             weights_bytes: ops.iter().map(Op::bytes).sum(),
             kv_arena_bytes: cache.bytes(),
@@ -87,8 +71,6 @@ impl ReferenceDevice {
         };
         Ok(ReferenceDevice {
             mode,
-            limits: limits.clone(),
-            vocab_size: program.vocab_size,
             ops,
             machine: Machine {
                 work: Work::default(),
@@ -98,15 +80,15 @@ impl ReferenceDevice {
             },
             sampler: HostSampler::new(limits.slots_max, program.vocab_size),
             memory,
-            queue: VecDeque::new(),
-            steps_in_flight_max: 1,
-            last: StepRows::default(),
+            queue: HostQueue::new(CallOrder::new(limits, program.vocab_size, 1)),
+            last: BatchRows::default(),
         })
     }
 
     /// Accepts `steps` steps before the first is collected (at least 1): how the engine's pipelining is tested.
     pub fn with_steps_in_flight(mut self, steps: usize) -> ReferenceDevice {
-        self.steps_in_flight_max = steps.max(1);
+        let order = &self.queue.order;
+        self.queue = HostQueue::new(CallOrder::new(order.limits(), order.vocab_size(), steps.max(1)));
         self
     }
 
@@ -114,21 +96,12 @@ impl ReferenceDevice {
         for start in &batch.starts {
             self.sampler.start(start);
         }
-        let mut step = StepRows::default();
-        for (index, seq) in batch.seqs.iter().enumerate() {
-            let first = step.rows.len();
-            let start = seq.position_start as usize;
-            for (i, token) in seq.tokens.iter().enumerate() {
-                let token = match token {
-                    InputToken::Id(id) => *id,
-                    // A row that failed has no token; its sequence ends, and what it computes is dropped.
-                    InputToken::LastSampled => self.sampler.last_sampled(seq.slot).unwrap_or(TokenId(0)),
-                };
-                step.rows.push(StepRow { seq: index, position: start + i, token });
-            }
-            step.logit_rows.extend(seq.logit_rows.iter().map(|&row| first + row as usize));
-            step.seqs.push((seq.block_table.clone(), start + seq.tokens.len()));
-        }
+        let sampler = &self.sampler;
+        let step = BatchRows::of(batch, |seq, input| match input {
+            InputToken::Id(id) => id,
+            // A row that failed has no token; its sequence ends, and what it computes is dropped.
+            InputToken::LastSampled => sampler.last_sampled(seq.slot).unwrap_or(TokenId(0)),
+        });
         self.machine.run(&self.ops, &step);
         self.last = step;
     }
@@ -180,68 +153,43 @@ impl Device for ReferenceDevice {
     }
 
     fn limits(&self) -> &Limits {
-        &self.limits
+        self.queue.order.limits()
     }
 
     fn steps_in_flight_max(&self) -> usize {
-        self.steps_in_flight_max
+        self.queue.order.steps_max()
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        batch.check(&self.limits, self.vocab_size)?;
-        let in_flight = self.queue.iter().filter(|queued| matches!(queued, Queued::Step { .. })).count();
-        if in_flight >= self.steps_in_flight_max {
-            let limit = self.steps_in_flight_max as u64;
-            return Err(DeviceError::Limit { what: "steps in flight", limit, asked: in_flight as u64 + 1 });
-        }
-        self.queue.push_back(Queued::Step { batch: batch.clone(), samples: Vec::new() });
-        Ok(())
+        self.queue.submit(batch)
     }
 
     fn sample(&mut self, rows: &[SampleRow]) -> Result<(), DeviceError> {
-        let Some(Queued::Step { batch, samples }) = self.queue.back_mut() else {
-            return Err(DeviceError::NoCheckpoint("Logits: no step was submitted to sample from".into()));
-        };
-        let limit = (batch.num_logit_rows() as u64).saturating_sub(1);
-        if let Some(row) = rows.iter().find(|row| row.logit_row as usize >= batch.num_logit_rows()) {
-            return Err(DeviceError::Limit { what: "sampled logit row", limit, asked: row.logit_row.into() });
-        }
-        *samples = rows.to_vec();
-        Ok(())
+        self.queue.sample(rows)
     }
 
     fn collect(&mut self) -> Result<StepOutput, DeviceError> {
-        while let Some(queued) = self.queue.pop_front() {
-            match queued {
-                Queued::Copy(copies) => copies.iter().for_each(|copy| self.machine.cache.copy(copy)),
-                Queued::Step { batch, samples } => {
-                    self.execute(&batch);
-                    let logits = &self.machine.work.logits;
-                    let sampler = &mut self.sampler;
-                    let sample = |row: &SampleRow| sampler.sample(&logits[row.logit_row as usize], row);
-                    return Ok(StepOutput { sampled: samples.iter().map(sample).collect() });
-                }
-            }
-        }
-        Ok(StepOutput::default())
+        let QueuedStep { batch, samples } = self.queue.collect()?;
+        self.execute(&batch);
+        let (logits, sampler) = (&self.machine.work.logits, &self.sampler);
+        let sample = |row: &SampleRow| sampler.sample(&logits[row.logit_row as usize], row);
+        let sampled = samples.iter().map(sample).collect();
+        self.queue.settle(|copy| self.machine.cache.copy(copy));
+        Ok(StepOutput { sampled })
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), DeviceError> {
-        let num_blocks = self.limits.num_blocks;
-        if let Some(block) = copies.iter().flat_map(|c| [c.from, c.to]).find(|block| block.0 >= num_blocks) {
-            let limit = u64::from(num_blocks).saturating_sub(1);
-            return Err(DeviceError::Limit { what: "block id", limit, asked: block.0.into() });
-        }
-        self.queue.push_back(Queued::Copy(copies.to_vec()));
-        Ok(())
+        self.queue.copy_blocks(copies, |copy| self.machine.cache.copy(copy))
     }
 
     fn read(&self, checkpoint: Checkpoint) -> Result<Vec<f32>, DeviceError> {
-        let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
+        self.queue.order.read(checkpoint)?;
+        let missing = || DeviceError::NoCheckpoint(checkpoint);
         if let Some((part, layer, seq)) = cache_part(checkpoint) {
-            let (blocks, positions) = self.last.seqs.get(seq).ok_or_else(missing)?;
+            let seq = self.last.seqs.get(seq).ok_or_else(missing)?;
             self.machine.cache.row_len(layer).ok_or_else(missing)?;
-            return Ok((0..*positions).flat_map(|p| self.machine.cache.read(part, layer, blocks, p)).collect());
+            let read = |position| self.machine.cache.read(part, layer, &seq.block_table, position);
+            return Ok(seq.positions().flat_map(read).collect());
         }
         let work = &self.machine.work;
         let rows = match checkpoint {
@@ -257,24 +205,17 @@ impl Device for ReferenceDevice {
     }
 
     fn write(&mut self, batch: &Batch, checkpoint: Checkpoint, values: &[f32]) -> Result<(), DeviceError> {
-        batch.check(&self.limits, self.vocab_size)?;
-        let missing = || DeviceError::NoCheckpoint(format!("{checkpoint:?}"));
+        self.queue.order.write(batch)?;
+        let missing = || DeviceError::NoCheckpoint(checkpoint);
         let unsupported = |expected: String| DeviceError::Unsupported {
             subject: format!("values for {checkpoint:?}"),
             expected,
             found: values.len().to_string(),
         };
-        if !self.queue.is_empty() {
-            return Err(DeviceError::Limit {
-                what: "steps in flight while a checkpoint is written",
-                limit: 0,
-                asked: 1,
-            });
-        }
         if let Some((part, layer, seq)) = cache_part(checkpoint) {
             let seq = batch.seqs.get(seq).ok_or_else(missing)?;
             let row_len = self.machine.cache.row_len(layer).ok_or_else(missing)?;
-            let room = seq.block_table.len() * self.limits.block_tokens as usize;
+            let room = seq.block_table.len() * self.limits().block_tokens as usize;
             if !values.len().is_multiple_of(row_len) || values.len() / row_len > room {
                 return Err(unsupported(format!("rows of {row_len}, at most {room}")));
             }

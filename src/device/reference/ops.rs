@@ -1,9 +1,9 @@
 //! A program with its weights in host memory.
 
 use crate::model::{
-    Activation, AttendOp, DeltaInput, Epilogue, LinearOp, Program, Prologue, QkvEpilogue, StageOp, VectorRef,
+    Activation, AttendOp, DeltaInput, Epilogue, LinearOp, MatrixRef, Program, Prologue, QkvEpilogue, StageOp, VectorRef,
 };
-use crate::weights::{TensorSource, WeightsError, dequantise_row};
+use crate::weights::{BLOCK_WEIGHTS, Block32, TensorSource, WeightsError, dequantise_row};
 
 use super::Mode;
 use super::linear::Matrix;
@@ -77,6 +77,23 @@ impl Op {
             Op::Attend(_) => 0,
         }
     }
+}
+
+/// Bytes of all weights in this mode, before they are loaded.
+pub fn bytes_of(program: &Program, mode: Mode) -> u64 {
+    let bytes = |matrix: &MatrixRef, is_table: bool| {
+        let weights = u64::from(matrix.rows) * u64::from(matrix.cols);
+        match mode == Mode::Int8 && matrix.dtype.is_quantised() && !is_table {
+            true => weights / BLOCK_WEIGHTS as u64 * size_of::<Block32>() as u64,
+            false => 4 * weights,
+        }
+    };
+    let of_op = |op: &StageOp| match op {
+        StageOp::Embed(op) => bytes(&op.table, true),
+        StageOp::Linear(op) => op.weights.iter().map(|matrix| bytes(matrix, false)).sum(),
+        StageOp::Attend(_) => 0,
+    };
+    program.ops.iter().map(of_op).sum()
 }
 
 impl Linear {

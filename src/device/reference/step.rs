@@ -1,6 +1,7 @@
 //! One step, stage by stage, row by row.
 
-use crate::ids::{BlockId, TokenId};
+use crate::device::host::{BatchRow, BatchRows};
+use crate::ids::TokenId;
 use crate::model::{AttendOp, RopeTable};
 
 use super::cache::{Cache, Part};
@@ -22,22 +23,8 @@ pub struct Work {
     pub logits: Rows,
 }
 
-/// The batch of a step, flattened.
-#[derive(Debug, Default)]
-pub struct StepRows {
-    pub rows: Vec<StepRow>,
-    /// Per sequence: its blocks, and its positions after the step.
-    pub seqs: Vec<(Vec<BlockId>, usize)>,
-    /// Batch rows that need logits.
-    pub logit_rows: Vec<usize>,
-}
-
-#[derive(Debug)]
-pub struct StepRow {
-    pub seq: usize,
-    pub position: usize,
-    pub token: TokenId,
-}
+/// The batch of a step.
+pub type StepRows = BatchRows<TokenId>;
 
 /// Everything a stage can touch.
 #[derive(Debug)]
@@ -53,7 +40,7 @@ impl Machine {
         for op in ops {
             match op {
                 Op::Embed { table, hidden_size, scale } => {
-                    let embed = |row: &StepRow| {
+                    let embed = |row: &BatchRow<TokenId>| {
                         table[row.token.index() * hidden_size..][..*hidden_size].iter().map(|x| x * scale).collect()
                     };
                     self.work.residual = step.rows.iter().map(embed).collect();
@@ -129,7 +116,7 @@ impl Machine {
                     }
                 }
             }
-            let blocks = &step.seqs[info.seq].0;
+            let blocks = &step.seqs[info.seq].block_table;
             self.cache.write(Part::Keys, layer, blocks, info.position, &k[row]);
             self.cache.write(Part::Values, layer, blocks, info.position, &v[row]);
         }
@@ -139,7 +126,7 @@ impl Machine {
     /// One row's attention, all heads: over positions `..= its own`, or the last `window` of them.
     fn attend(&self, op: &AttendOp, step: &StepRows, row: usize) -> Vec<f32> {
         let info = &step.rows[row];
-        let blocks = &step.seqs[info.seq].0;
+        let blocks = &step.seqs[info.seq].block_table;
         let end = info.position + 1;
         let start = op.window.map_or(0, |window| end.saturating_sub(window as usize));
         let read = |part| (start..end).map(|p| self.cache.read(part, op.layer, blocks, p)).collect::<Rows>();

@@ -22,21 +22,16 @@ pub(super) use philox::draw as random;
 pub use mass::VOCAB_SIZE_MAX;
 
 /// How one logit row becomes a token. Plain numbers; policy lives in `sampling`.
+///
+/// What is done to a sequence's logits before a token is chosen (penalties, biases, which ids are masked) does not change while it
+/// runs, and came with its [`SlotStart`]. A row says how to choose, and what changes from row to row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleRow {
     /// Index among the batch's logit rows.
     pub logit_row: u32,
-    /// Whose counts, biases and masks apply, and whose last sampled token this becomes.
+    /// Whose counts, penalties, biases and masks apply, and whose last sampled token this becomes.
     pub slot: SlotId,
     pub choice: Choice,
-    /// Subtracted once from tokens generated before (and of the prompt, see `penalise_prompt`).
-    pub presence_penalty: f32,
-    /// Subtracted per occurrence.
-    pub frequency_penalty: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
-    pub repetition_penalty: f32,
-    /// Whether presence and frequency count prompt tokens too.
-    pub penalise_prompt: bool,
     /// Whether the slot's `ids_masked_before_min` are masked.
     pub before_min_length: bool,
     /// How many of the most likely tokens to report; `None` reports no log-probabilities at all.
@@ -44,19 +39,35 @@ pub struct SampleRow {
 }
 
 impl SampleRow {
-    /// A choice without penalties, masks and log-probabilities.
+    /// A choice without masks and log-probabilities.
     pub fn plain(logit_row: u32, slot: SlotId, choice: Choice) -> SampleRow {
-        SampleRow {
-            logit_row,
-            slot,
-            choice,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            repetition_penalty: 1.0,
-            penalise_prompt: false,
-            before_min_length: false,
-            logprobs: None,
-        }
+        SampleRow { logit_row, slot, choice, before_min_length: false, logprobs: None }
+    }
+}
+
+/// What a sequence's own tokens do to their logits from then on. The default does nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalties {
+    /// Subtracted once from tokens of the output (and of the prompt, see `count_prompt`).
+    pub presence: f32,
+    /// Subtracted per occurrence.
+    pub frequency: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
+    pub repetition: f32,
+    /// Whether presence and frequency count prompt tokens too.
+    pub count_prompt: bool,
+}
+
+impl Default for Penalties {
+    fn default() -> Self {
+        Penalties { presence: 0.0, frequency: 0.0, repetition: 1.0, count_prompt: false }
+    }
+}
+
+impl Penalties {
+    /// Whether any of them changes a logit.
+    pub fn any(&self) -> bool {
+        self.presence != 0.0 || self.frequency != 0.0 || self.repetition != 1.0
     }
 }
 
@@ -114,6 +125,7 @@ struct Counts {
 #[derive(Debug, Default)]
 struct Slot {
     counts: HashMap<u32, Counts>,
+    penalties: Penalties,
     logit_bias: Vec<(TokenId, f32)>,
     masked_before_min: Vec<TokenId>,
     last_sampled: Option<TokenId>,
@@ -136,7 +148,9 @@ pub struct HostSampler {
 pub struct Sampling<'a> {
     sampler: &'a HostSampler,
     rows: &'a [SampleRow],
-    /// The next row that no thread has taken.
+    /// Row indices, those of one slot next to each other and ascending.
+    by_slot: Vec<usize>,
+    /// The next place of `by_slot` that no thread has taken.
     next: AtomicUsize,
     sampled: Vec<OnceLock<Sampled>>,
 }
@@ -168,6 +182,7 @@ impl HostSampler {
         for id in &start.output_ids {
             slot.counts.entry(id.0).or_default().output += 1;
         }
+        slot.penalties = start.penalties;
         slot.logit_bias.clone_from(&start.logit_bias);
         slot.masked_before_min.clone_from(&start.ids_masked_before_min);
         slot.last_sampled = start.output_ids.last().copied();
@@ -178,9 +193,12 @@ impl HostSampler {
         lock(&self.slots[slot.index()]).last_sampled
     }
 
-    /// Rows to choose from, those of one slot next to each other.
+    /// Rows to choose from.
     pub fn begin<'a>(&'a self, rows: &'a [SampleRow]) -> Sampling<'a> {
+        let mut by_slot: Vec<usize> = (0..rows.len()).collect();
+        by_slot.sort_by_key(|&row| rows[row].slot);
         Sampling {
+            by_slot,
             sampler: self,
             rows,
             next: AtomicUsize::new(0),
@@ -201,14 +219,15 @@ impl Sampling<'_> {
         let mut scratch = lock(&self.sampler.scratch[thread]);
         loop {
             let first = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(row) = self.rows.get(first) else { return };
-            if first > 0 && self.rows[first - 1].slot == row.slot {
-                // Whoever took the slot's first row takes this one as well.
+            let Some(&row) = self.by_slot.get(first) else { return };
+            let id = self.rows[row].slot;
+            if first > 0 && self.rows[self.by_slot[first - 1]].slot == id {
+                // The thread that took the slot's first row takes this one as well.
                 continue;
             }
-            let mut slot = lock(&self.sampler.slots[row.slot.index()]);
-            let rows = self.rows[first..].iter().take_while(|other| other.slot == row.slot);
-            for (row, sampled) in rows.zip(&self.sampled[first..]) {
+            let mut slot = lock(&self.sampler.slots[id.index()]);
+            for &index in self.by_slot[first..].iter().take_while(|&&row| self.rows[row].slot == id) {
+                let (row, sampled) = (&self.rows[index], &self.sampled[index]);
                 let logits = logits(row);
                 assert_eq!(logits.len(), self.sampler.vocab_size, "a row of logits is one vocabulary long");
                 let is_first = sampled.set(scratch.sample(&mut slot, logits, row)).is_ok();
@@ -310,8 +329,7 @@ impl Scratch {
 
     /// Processed logits in `scores` and `peaks`; false if nothing changes them.
     fn process(&mut self, slot: &Slot, logits: &[f32], row: &SampleRow) -> bool {
-        let has_penalty = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0 || row.repetition_penalty != 1.0;
-        let penalises = has_penalty && !slot.counts.is_empty();
+        let penalises = slot.penalties.any() && !slot.counts.is_empty();
         let masks = row.before_min_length && !slot.masked_before_min.is_empty();
         if !penalises && !masks && slot.logit_bias.is_empty() {
             return false;
@@ -324,7 +342,7 @@ impl Scratch {
         }
         if penalises {
             for (&id, counts) in &slot.counts {
-                penalise(&mut self.scores[id as usize], counts, row);
+                penalise(&mut self.scores[id as usize], counts, &slot.penalties);
             }
         }
         if masks {
@@ -362,13 +380,14 @@ impl Distribution {
 }
 
 /// `l / r` or `l · r`, then `l − (presence + frequency · count)`, each operation rounded to f32.
-fn penalise(score: &mut f32, counts: &Counts, row: &SampleRow) {
-    if row.repetition_penalty != 1.0 {
-        *score = if *score > 0.0 { *score / row.repetition_penalty } else { *score * row.repetition_penalty };
+fn penalise(score: &mut f32, counts: &Counts, penalties: &Penalties) {
+    let Penalties { presence, frequency, repetition, count_prompt } = *penalties;
+    if repetition != 1.0 {
+        *score = if *score > 0.0 { *score / repetition } else { *score * repetition };
     }
-    let count = counts.output + if row.penalise_prompt { counts.prompt } else { 0 };
+    let count = counts.output + if count_prompt { counts.prompt } else { 0 };
     if count > 0 {
-        *score -= row.presence_penalty + row.frequency_penalty * count as f32;
+        *score -= presence + frequency * count as f32;
     }
     *score = saturate(*score);
 }

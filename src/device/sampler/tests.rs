@@ -249,28 +249,33 @@ fn bad_rows_are_errors_and_touch_nothing() {
 
 #[test]
 fn penalties_count_their_scope() {
-    let start = |output: &[u32]| SlotStart {
+    let start = |output: &[u32], penalties: Penalties| SlotStart {
         prompt_ids: vec![TokenId(0), TokenId(0)],
         output_ids: output.iter().map(|&i| TokenId(i)).collect(),
+        penalties,
         ..SlotStart::default()
     };
-    let greedy = row(Choice::Greedy);
+    let off = Penalties::default();
     let cases = [
-        ("none", greedy.clone(), 0),
-        ("presence counts the output only", SampleRow { presence_penalty: 2.0, ..greedy.clone() }, 0),
-        ("and the prompt if asked", SampleRow { presence_penalty: 2.0, penalise_prompt: true, ..greedy.clone() }, 2),
-        ("frequency per occurrence", SampleRow { frequency_penalty: 0.6, penalise_prompt: true, ..greedy.clone() }, 2),
-        ("repetition divides positive logits", SampleRow { repetition_penalty: 2.0, ..greedy.clone() }, 2),
-        ("a negative penalty rewards", SampleRow { presence_penalty: -5.0, ..greedy.clone() }, 1),
+        ("none", off, 0),
+        ("presence counts the output only", Penalties { presence: 2.0, ..off }, 0),
+        ("and the prompt if asked", Penalties { presence: 2.0, count_prompt: true, ..off }, 2),
+        ("frequency per occurrence", Penalties { frequency: 0.6, count_prompt: true, ..off }, 2),
+        ("repetition divides positive logits", Penalties { repetition: 2.0, ..off }, 2),
+        ("a negative penalty rewards", Penalties { presence: -5.0, ..off }, 1),
     ];
-    for (name, row, want) in cases {
+    let row = row(Choice::Greedy);
+    for (name, penalties, want) in cases {
         let sampler = HostSampler::new(1, 4);
-        sampler.start(&start(&[1]));
+        sampler.start(&start(&[1], penalties));
         assert_eq!(sampler.sample(&[3.0, 2.5, 2.0, -1.0], &row).token, Ok(TokenId(want)), "{name}");
+        // The next sequence of the slot has its own.
+        sampler.start(&start(&[1], off));
+        assert_eq!(sampler.sample(&[3.0, 2.5, 2.0, -1.0], &row).token, Ok(TokenId(0)), "after {name}");
     }
     // Tokens that are sampled count from then on.
     let sampler = HostSampler::new(1, 4);
-    let row = SampleRow { presence_penalty: 1.0, ..greedy };
+    sampler.start(&SlotStart { penalties: Penalties { presence: 1.0, ..off }, ..SlotStart::default() });
     let ids: Vec<_> = (0..3).map(|_| sampler.sample(&[3.0, 2.5, 2.2, 0.0], &row).token.unwrap().0).collect();
     assert_eq!(ids, [0, 1, 2]);
 }
@@ -289,11 +294,11 @@ fn no_penalty_makes_a_logit_infinite() {
     };
     // 3.6 / 1e-38 and -3.6 · 1e38 leave f32; the penalised token must stay the best, or the worst, of finite ones.
     for choice in [Choice::Greedy, draw] {
-        for (logit, repetition_penalty, want) in [(3.6, 1e-38, 0), (-3.6, 1e38, 1), (3.6, 1e38, 1)] {
-            sampler.start(&SlotStart { prompt_ids: vec![TokenId(0)], ..SlotStart::default() });
-            let strong = SampleRow { repetition_penalty, ..row(choice) };
-            let got = sampler.sample(&[logit, 1.0, -90.0], &strong).token;
-            assert_eq!(got, Ok(TokenId(want)), "{choice:?} {logit} {repetition_penalty}");
+        for (logit, repetition, want) in [(3.6, 1e-38, 0), (-3.6, 1e38, 1), (3.6, 1e38, 1)] {
+            let penalties = Penalties { repetition, ..Penalties::default() };
+            sampler.start(&SlotStart { prompt_ids: vec![TokenId(0)], penalties, ..SlotStart::default() });
+            let got = sampler.sample(&[logit, 1.0, -90.0], &row(choice)).token;
+            assert_eq!(got, Ok(TokenId(want)), "{choice:?} {logit} {repetition}");
         }
     }
 }
@@ -336,18 +341,23 @@ fn threads_choose_what_one_thread_chooses() {
     let s = Setting { temperature: 1.3, top_k: 40, top_p: 0.9, min_p: 0.0 };
     let all_logits: Vec<Vec<f32>> =
         (0..40).map(|seed| (0..VOCAB).map(|i| ((i * 7 + seed * 131) as f32 * 0.37).sin() * 5.0).collect()).collect();
-    // Slots with one to three rows next to each other, which count each other's tokens.
-    let slot = |i: u32| SlotId(i / 6 * 3 + [0, 1, 1, 2, 2, 2][i as usize % 6]);
+    // Slots with one to three rows, next to each other or not, which count each other's tokens.
+    let slot = |i: u32| SlotId(i / 6 * 3 + [0, 1, 2, 2, 1, 2][i as usize % 6]);
     let rows: Vec<SampleRow> = (0..40)
         .map(|i| {
-            let frequency_penalty = if i % 4 == 0 { 0.0 } else { 2.0 };
             let logprobs = (i % 5 == 0).then_some(2);
-            SampleRow { logit_row: i, slot: slot(i), frequency_penalty, logprobs, ..row(s.draw(5, i)) }
+            SampleRow { logit_row: i, slot: slot(i), logprobs, ..row(s.draw(5, i)) }
         })
         .collect();
     let logits = |row: &SampleRow| &all_logits[row.logit_row as usize][..];
     let one = HostSampler::new(21, VOCAB as u32);
     let three = HostSampler::new(21, VOCAB as u32).with_threads(3);
+    for slot in (0..21).filter(|slot| slot % 4 != 0) {
+        let penalties = Penalties { frequency: 2.0, ..Penalties::default() };
+        let start = SlotStart { slot: SlotId(slot), penalties, ..SlotStart::default() };
+        one.start(&start);
+        three.start(&start);
+    }
     for _ in 0..20 {
         let expected: Vec<Sampled> = rows.iter().map(|row| one.sample(logits(row), row)).collect();
         let sampling = three.begin(&rows);

@@ -3,24 +3,19 @@
 //! The converter permutes the rows of Q and K so that RoPE's pairs are adjacent. Mistral's window, Llama 3.1's
 //! `rope_freqs.weight` and attention biases are optional facts of a file.
 
-use crate::weights::{Metadata, TensorSource, WeightsError};
+use crate::weights::{TensorSource, WeightsError, printable};
 
 use super::super::spec::{Activation, LayerSpec, LayerTensors, MatrixRef, ModelSpec, RopePairing, VectorRef};
 use super::{ArchKeys, CONTEXT_TOKENS_MAX, Sizes, embedding, head, rope_table};
 
-/// Tensors of a layer that other models under this name could have and that would change the numbers.
-const UNKNOWN_TENSORS: [&str; 6] =
-    ["attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias", "attn_q_norm.weight", "attn_k_norm.weight"];
-
-pub(super) fn build(metadata: &Metadata, tensors: &dyn TensorSource) -> Result<ModelSpec, WeightsError> {
-    let keys = ArchKeys::new(metadata)?;
-    keys.refuse("expert_count", "mixture of experts is not supported")?;
-    let sizes = Sizes::read(&keys)?;
-    let window = match keys.metadata.opt_u32(&keys.key("attention.sliding_window"))? {
+pub(super) fn build(keys: &ArchKeys, tensors: &dyn TensorSource) -> Result<ModelSpec, WeightsError> {
+    keys.refuse_features()?;
+    let sizes = Sizes::read(keys)?;
+    let window = match keys.opt_u32("attention.sliding_window")? {
         None | Some(0) => None,
         Some(_) => Some(keys.size("attention.sliding_window", CONTEXT_TOKENS_MAX)?),
     };
-    let rope = rope_table(&keys, tensors, sizes.head_dim, RopePairing::Adjacent)?;
+    let rope = rope_table(keys, tensors, sizes.head_dim, RopePairing::Adjacent)?;
     let layers = (0..sizes.num_layers).map(|layer| {
         Ok(LayerSpec {
             num_heads: sizes.num_heads,
@@ -35,10 +30,13 @@ pub(super) fn build(metadata: &Metadata, tensors: &dyn TensorSource) -> Result<M
         })
     });
     let layers = layers.collect::<Result<Vec<_>, WeightsError>>()?;
-    let embed = embedding(tensors, sizes.hidden_size, 1.0)?;
+    let embed = embedding(keys, tensors, sizes.hidden_size, 1.0)?;
     Ok(ModelSpec {
         architecture: keys.architecture.to_owned(),
-        name: metadata.str_or("general.name", keys.architecture)?.to_owned(),
+        name: keys
+            .metadata
+            .opt_label("general.name")?
+            .map_or(keys.architecture.to_owned(), |name| printable(&name).into()),
         vocab_size: embed.table.rows,
         hidden_size: sizes.hidden_size,
         context_tokens_trained: sizes.context_tokens,
@@ -56,11 +54,6 @@ fn layer_tensors(tensors: &dyn TensorSource, layer: u32, sizes: &Sizes) -> Resul
     let vector = |part: &str, len| VectorRef::find(tensors, &name(part), len);
     let bias = |part: &str, len| VectorRef::find_optional(tensors, &name(part), len);
     let (hidden, ffn) = (sizes.hidden_size, sizes.intermediate_size);
-    for part in UNKNOWN_TENSORS {
-        if tensors.tensor(&name(part)).is_some() {
-            return Err(WeightsError::invalid(format!("tensor {}", name(part)), "no such tensor in a llama", "one"));
-        }
-    }
     Ok(LayerTensors {
         attn_norm: vector("attn_norm.weight", hidden)?,
         q: matrix("attn_q.weight", sizes.q_size(), hidden)?,
@@ -87,7 +80,7 @@ mod tests {
 
     use super::super::build_spec;
     use super::*;
-    use crate::weights::{DType, MetaValue, TensorView};
+    use crate::weights::{DType, MetaArray, MetaValue, Metadata, TensorList, TensorView};
 
     struct File {
         pairs: BTreeMap<String, MetaValue>,
@@ -98,6 +91,12 @@ mod tests {
         fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
             let (name, (rows, cols, data)) = self.tensors.get_key_value(name)?;
             Some(TensorView::new(name, DType::F32, *rows, *cols, data).unwrap())
+        }
+    }
+
+    impl TensorList for File {
+        fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+            Box::new(self.tensors.keys().map(String::as_str))
         }
     }
 
@@ -216,7 +215,7 @@ mod tests {
             ("attention.layer_norm_rms_epsilon", MetaValue::F32(f32::NAN), "finite"),
             ("rope.dimension_count", MetaValue::U32(18), "1 to 16"),
             ("rope.freq_base", MetaValue::F32(0.0), "above 0"),
-            ("rope.scaling.type", MetaValue::String("yarn".into()), "none or linear"),
+            ("rope.scaling.type", MetaValue::String("yarn".into()), "\"none\" or \"linear\""),
             ("expert_count", MetaValue::U32(8), "mixture"),
         ];
         for (key, value, expected) in cases {
@@ -225,6 +224,169 @@ mod tests {
             let message = file.build().unwrap_err().to_string();
             assert!(message.contains(&format!("llama.{key}")) && message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn keys_that_change_numbers_and_that_nothing_reads_are_refused_by_name() {
+        let text = |text: &str| MetaValue::String(text.into());
+        let changing: [(&str, MetaValue); 20] = [
+            ("rope.scaling.type", text("longrope")),
+            ("rope.scaling.attn_factor", MetaValue::F32(1.5)),
+            ("rope.scaling.yarn_log_multiplier", MetaValue::F32(0.1)),
+            ("rope.dimension_sections", MetaArray::I32(vec![4, 2, 2, 0]).into()),
+            ("attention.scale", MetaValue::F32(0.125)),
+            ("attention.clamp_kqv", MetaValue::F64(8.0)),
+            ("attention.max_alibi_bias", MetaValue::F32(8.0)),
+            ("attention.causal", MetaValue::Bool(false)),
+            ("attention.causal", MetaValue::RawBool(2)),
+            ("attention.sliding_window_pattern", MetaValue::U32(6)),
+            ("attention.key_length_swa", MetaValue::U32(16)),
+            ("logit_scale", MetaValue::F32(8.0)),
+            ("residual_scale", MetaValue::F32(0.22)),
+            ("embedding_scale", MetaValue::F32(12.0)),
+            ("attn_logit_softcapping", MetaValue::F32(50.0)),
+            ("final_logit_softcapping", MetaValue::F32(30.0)),
+            ("pooling_type", MetaValue::U32(3)),
+            ("use_parallel_residual", MetaValue::Bool(true)),
+            ("hidden_activation", text("gelu")),
+            ("a_key_of_tomorrow", MetaValue::U32(0)),
+        ];
+        for (key, value) in changing {
+            let mut file = File::new();
+            file.set(key, value);
+            let message = file.build().unwrap_err().to_string();
+            assert!(message.contains(&format!("llama.{key}")), "{message}");
+        }
+        let mut file = File::new();
+        (0..7).for_each(|i| file.set(&format!("new{i}"), MetaValue::U32(i)));
+        let message = file.build().unwrap_err().to_string();
+        assert!(message.starts_with("metadata keys llama.new0, llama.new1,"), "{message}");
+        assert!(message.contains("and 2 more: expected only what kiln reads for llama models"), "{message}");
+    }
+
+    #[test]
+    fn keys_at_values_that_change_nothing_are_fine() {
+        let plain = File::new().build().unwrap();
+        let mut file = File::new();
+        for (key, value) in [
+            ("vocab_size", MetaValue::U32(33)),
+            ("expert_count", MetaValue::U32(0)),
+            ("expert_used_count", MetaValue::U32(0)),
+            ("logit_scale", MetaValue::F32(1.0)),
+            ("attention.scale", MetaValue::F32(0.0)),
+            ("attention.causal", MetaValue::Bool(true)),
+            ("hidden_activation", MetaValue::String("silu".into())),
+            ("rope.scaling.type", MetaValue::String("none".into())),
+            ("rope.scaling.factor", MetaValue::F32(4.0)),
+            ("rope.scaling.original_context_length", MetaValue::U32(4096)),
+            ("rope.scaling.finetuned", MetaValue::Bool(false)),
+            ("rope.scaling.attn_factor", MetaValue::F32(1.0)),
+            ("tensor_data_layout", MetaValue::String("Meta AI original pth".into())),
+        ] {
+            file.set(key, value);
+        }
+        // Other prefixes are not this architecture's, and nothing reads them.
+        for (key, value) in [
+            ("general.author", MetaValue::RawString(b"Ren\xe9".to_vec())),
+            ("llamas.logit_scale", MetaValue::F32(8.0)),
+            ("custom.flag", MetaValue::RawBool(2)),
+        ] {
+            file.pairs.insert(key.into(), value);
+        }
+        assert_eq!(file.build().unwrap(), plain);
+    }
+
+    /// A value that is read must be what its type says.
+    #[test]
+    fn values_that_are_read_are_checked() {
+        let mut file = File::new();
+        file.set("rope.scaling.type", MetaValue::RawString(b"lin\xe9ar".to_vec()));
+        let message = file.build().unwrap_err().to_string();
+        assert!(
+            message.starts_with(
+                r#"metadata key llama.rope.scaling.type: expected string, found string: "lin\xe9ar": invalid utf-8"#
+            ),
+            "{message}"
+        );
+        // A name is only shown.
+        let mut file = File::new();
+        file.pairs.insert("general.name".into(), MetaValue::RawString(b"Ren\xe9\x1b[1m".to_vec()));
+        assert_eq!(file.build().unwrap().name, "Ren\u{fffd}\\u{1b}[1m");
+        for (key, value, expected) in [
+            ("general.type", MetaValue::from("model"), None),
+            ("general.type", "mmproj".into(), Some(r#"metadata key general.type: expected "model" (adapters"#)),
+            ("general.type", MetaValue::RawString(vec![0xe9]), Some("metadata key general.type: expected \"model\"")),
+            ("general.quantization_version", 2u32.into(), None),
+            ("general.quantization_version", 1u32.into(), Some("general.quantization_version: expected 2 (older")),
+        ] {
+            let mut file = File::new();
+            file.pairs.insert(key.into(), value);
+            match (file.build(), expected) {
+                (Ok(_), None) => {}
+                (Err(error), Some(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+                (built, _) => panic!("{key}: {built:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn tensors_that_nothing_reads_are_refused_by_name() {
+        for name in [
+            "blk.0.attn_output.bias",
+            "blk.1.ffn_gate.bias",
+            "blk.0.attn_q_norm.weight",
+            "blk.0.attn_norm.bias",
+            "blk.2.attn_norm.weight",
+            "blk.0.ffn_gate_inp.weight",
+            "rope_factors_long.weight",
+            "output_norm.bias",
+            "token_embd.weight.scale",
+        ] {
+            let mut file = File::new();
+            file.put(name, 1, 64);
+            let message = file.build().unwrap_err().to_string();
+            assert!(message.starts_with(&format!("tensor {name}: expected only what kiln reads")), "{message}");
+        }
+    }
+
+    fn tokens(count: usize) -> MetaValue {
+        MetaArray::String((0..count).map(|i| i.to_string()).collect()).into()
+    }
+
+    #[test]
+    fn the_vocabulary_is_the_tokens_and_further_rows_are_padding() {
+        let mut file = File::new();
+        file.put("output.weight", 33, 64);
+        file.pairs.insert("tokenizer.ggml.tokens".into(), tokens(30));
+        file.set("vocab_size", MetaValue::U32(33));
+        let spec = file.build().unwrap();
+        assert_eq!(spec.vocab_size, 30);
+        for matrix in [&spec.embed.table, &spec.head.matrix] {
+            assert_eq!((matrix.rows, matrix.tensor_rows, matrix.stored_bytes()), (30, 33, 30 * 64 * 4));
+            let view = matrix.view(&file).unwrap();
+            assert_eq!((view.rows, view.data.len(), view.row_bytes()), (30, 30 * 64 * 4, 64 * 4));
+        }
+        // A head has the embedding's rows, padding included.
+        file.put("output.weight", 30, 64);
+        assert!(file.build().unwrap_err().to_string().contains("tensor output.weight: expected 33 x 64"));
+    }
+
+    #[test]
+    fn a_vocabulary_that_does_not_fit_its_rows_is_refused() {
+        for count in [0, 34] {
+            let mut file = File::new();
+            file.pairs.insert("tokenizer.ggml.tokens".into(), tokens(count));
+            let message = file.build().unwrap_err().to_string();
+            let expected = format!(
+                "metadata key tokenizer.ggml.tokens: expected 1 to 33 tokens, as many as tensor token_embd.weight has rows, found {count}"
+            );
+            assert_eq!(message, expected);
+        }
+        let mut file = File::new();
+        file.set("vocab_size", MetaValue::U32(20));
+        assert_eq!(file.build().unwrap().vocab_size, 20);
+        file.set("vocab_size", MetaValue::U32(34));
+        assert!(file.build().unwrap_err().to_string().contains("llama.vocab_size: expected 1 to 33, found 34"));
     }
 
     #[test]

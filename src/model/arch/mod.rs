@@ -1,11 +1,16 @@
 //! Architectures: one file each, which reads a model's metadata and names its tensors. To add one, write its `build` with
 //! the helpers here and give it a line in [`build_spec`].
 
+mod keys;
 mod llama;
 
-use crate::weights::{Metadata, TensorSource, WeightsError};
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use crate::weights::{Metadata, TensorList, TensorSource, TensorView, Unread, WeightsError, quoted};
 
 use super::spec::{EmbedSpec, HeadSpec, MatrixRef, ModelSpec, RopePairing, RopeTable, VectorRef};
+use keys::ArchKeys;
 
 const LAYERS_MAX: u32 = 1 << 10;
 const HIDDEN_SIZE_MAX: u32 = 1 << 17;
@@ -15,81 +20,52 @@ const HEAD_DIM_MAX: u32 = 1 << 10;
 const CONTEXT_TOKENS_MAX: u32 = 1 << 26;
 const VOCAB_SIZE_MAX: u32 = (1 << 20) - 1;
 
+/// Names the tokens; their number is the vocabulary's size.
+const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
+
 /// The spec of the model that `metadata` and `tensors` describe, chosen by `general.architecture`.
 ///
 /// # Errors
 /// An architecture that kiln does not know, a key that is missing, of another type or out of range, a tensor that is
-/// missing or has another shape than the metadata say.
-pub fn build_spec(metadata: &Metadata, tensors: &dyn TensorSource) -> Result<ModelSpec, WeightsError> {
-    match metadata.str("general.architecture")? {
-        "llama" => llama::build(metadata, tensors),
-        other => Err(WeightsError::invalid("metadata key general.architecture", "llama", other)),
+/// missing or has another shape than the metadata say, and whatever the file has beyond the model that is built: tensors
+/// that it does not use and keys that might change its numbers.
+pub fn build_spec(metadata: &Metadata, tensors: &dyn TensorList) -> Result<ModelSpec, WeightsError> {
+    keys::refuse_other_files(metadata)?;
+    let keys = ArchKeys::new(metadata)?;
+    let read = ReadTensors { source: tensors, names: RefCell::default() };
+    let spec = match keys.architecture {
+        "llama" => llama::build(&keys, &read)?,
+        other => {
+            let expected = "\"llama\", the one architecture that kiln runs";
+            return Err(WeightsError::invalid("metadata key general.architecture", expected, quoted(other)));
+        }
+    };
+    keys.refuse_unread()?;
+    read.refuse_unread(tensors, keys.architecture)?;
+    Ok(spec)
+}
+
+/// Tensors, and which of them a builder has asked for: it asks for what it uses.
+struct ReadTensors<'a> {
+    source: &'a dyn TensorSource,
+    names: RefCell<HashSet<String>>,
+}
+
+impl TensorSource for ReadTensors<'_> {
+    fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        self.names.borrow_mut().insert(name.to_owned());
+        self.source.tensor(name)
     }
 }
 
-/// Metadata keys below the architecture's name: `block_count` is `llama.block_count`.
-struct ArchKeys<'a> {
-    architecture: &'a str,
-    metadata: &'a Metadata,
-}
-
-impl<'a> ArchKeys<'a> {
-    fn new(metadata: &'a Metadata) -> Result<ArchKeys<'a>, WeightsError> {
-        Ok(ArchKeys { architecture: metadata.str("general.architecture")?, metadata })
-    }
-
-    fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
-    }
-
-    /// A size in `1..=max`.
-    fn size(&self, key: &str, max: u32) -> Result<u32, WeightsError> {
-        let value = self.metadata.u32(&self.key(key))?;
-        self.require(key, (1..=max).contains(&value), format!("1 to {max}"), value)?;
-        Ok(value)
-    }
-
-    fn size_or(&self, key: &str, max: u32, default: u32) -> Result<u32, WeightsError> {
-        match self.metadata.get(&self.key(key)) {
-            Some(_) => self.size(key, max),
-            None => Ok(default),
+impl ReadTensors<'_> {
+    fn refuse_unread(&self, all: &dyn TensorList, architecture: &str) -> Result<(), WeightsError> {
+        let read = self.names.borrow();
+        let names: Vec<String> = all.names().filter(|name| !read.contains(*name)).map(str::to_owned).collect();
+        if names.is_empty() {
+            return Ok(());
         }
-    }
-
-    /// A finite float above zero.
-    fn positive(&self, key: &str) -> Result<f32, WeightsError> {
-        let value = self.metadata.f32(&self.key(key))?;
-        self.require(key, value.is_finite() && value > 0.0, "a finite number above 0", value)?;
-        Ok(value)
-    }
-
-    fn positive_or(&self, key: &str, default: f32) -> Result<f32, WeightsError> {
-        match self.metadata.get(&self.key(key)) {
-            Some(_) => self.positive(key),
-            None => Ok(default),
-        }
-    }
-
-    /// Refuses a feature that would change the numbers and that this architecture's builder does not read.
-    fn refuse(&self, key: &str, why: &str) -> Result<(), WeightsError> {
-        match self.metadata.opt_u32(&self.key(key))? {
-            None | Some(0) => Ok(()),
-            Some(value) => Err(self.invalid(key, format!("none ({why})"), value)),
-        }
-    }
-
-    fn require(
-        &self,
-        key: &str,
-        holds: bool,
-        expected: impl ToString,
-        found: impl ToString,
-    ) -> Result<(), WeightsError> {
-        if holds { Ok(()) } else { Err(self.invalid(key, expected, found)) }
-    }
-
-    fn invalid(&self, key: &str, expected: impl ToString, found: impl ToString) -> WeightsError {
-        WeightsError::invalid(format!("metadata key {}", self.key(key)), expected, found)
+        Err(WeightsError::Unread { kind: Unread::Tensors, names, architecture: architecture.to_owned() })
     }
 }
 
@@ -116,8 +92,8 @@ impl Sizes {
             format!("a divisor of {num_heads} heads"),
             num_kv_heads,
         )?;
-        let head_dim = match keys.metadata.get(&keys.key("attention.key_length")) {
-            Some(_) => keys.size("attention.key_length", HEAD_DIM_MAX)?,
+        let head_dim = match keys.opt_size("attention.key_length", HEAD_DIM_MAX)? {
+            Some(head_dim) => head_dim,
             None => {
                 let divides = hidden_size.is_multiple_of(num_heads) && hidden_size / num_heads <= HEAD_DIM_MAX;
                 let expected = format!("a multiple of {num_heads} heads of at most {HEAD_DIM_MAX}");
@@ -160,12 +136,12 @@ fn rope_table(
     let dims = keys.size_or("rope.dimension_count", head_dim, head_dim)?;
     keys.require("rope.dimension_count", dims.is_multiple_of(2), "an even number", dims)?;
     let base = f64::from(keys.positive_or("rope.freq_base", 10_000.0)?);
-    let scaling = keys.metadata.str_or(&keys.key("rope.scaling.type"), "linear")?.to_owned();
-    let linear = match scaling.as_str() {
+    // The second key is what files of before August 2023 have.
+    let factor = f64::from(keys.positive_or("rope.scaling.factor", keys.positive_or("rope.scale_linear", 1.0)?)?);
+    let linear = match keys.opt_str("rope.scaling.type")?.unwrap_or("linear") {
         "none" => 1.0,
-        // The second key is what files of before August 2023 have.
-        "linear" => f64::from(keys.positive_or("rope.scaling.factor", keys.positive_or("rope.scale_linear", 1.0)?)?),
-        other => return Err(keys.invalid("rope.scaling.type", "none or linear", other)),
+        "linear" => factor,
+        other => return Err(keys.invalid("rope.scaling.type", "\"none\" or \"linear\"", quoted(other))),
     };
     let mut inv_freq: Vec<f64> =
         (0..dims / 2).map(|i| base.powf(-2.0 * f64::from(i) / f64::from(dims)) / linear).collect();
@@ -180,25 +156,39 @@ fn rope_table(
     Ok(RopeTable { pairing, inv_freq, magnitude: 1.0 })
 }
 
-/// The token embedding, whose rows are the vocabulary.
-fn embedding(tensors: &dyn TensorSource, hidden_size: u32, scale: f32) -> Result<EmbedSpec, WeightsError> {
+/// The token embedding. The vocabulary is what the tokenizer has tokens for, or `vocab_size` in a file without tokens;
+/// further rows are padding, which nothing can name and which is never computed.
+fn embedding(
+    keys: &ArchKeys,
+    tensors: &dyn TensorSource,
+    hidden_size: u32,
+    scale: f32,
+) -> Result<EmbedSpec, WeightsError> {
     let name = "token_embd.weight";
     let view = tensors.tensor(name).ok_or_else(|| WeightsError::MissingTensor {
         name: name.into(),
         expected: format!("vocabulary x {hidden_size}"),
     })?;
-    let vocab_size = u32::try_from(view.rows).ok().filter(|rows| (1..=VOCAB_SIZE_MAX).contains(rows));
-    let vocab_size = vocab_size.ok_or_else(|| {
+    let rows = u32::try_from(view.rows).ok().filter(|rows| (1..=VOCAB_SIZE_MAX).contains(rows));
+    let rows = rows.ok_or_else(|| {
         WeightsError::invalid(format!("tensor {name}"), format!("1 to {VOCAB_SIZE_MAX} rows"), view.rows)
     })?;
-    Ok(EmbedSpec { table: MatrixRef::find(tensors, name, vocab_size, hidden_size)?, scale })
+    let vocab_size = keys.size_or("vocab_size", rows, rows)?;
+    let vocab_size = match keys.metadata.opt_str_array(TOKENS_KEY)?.map(|tokens| tokens.len()) {
+        None => vocab_size,
+        Some(tokens) => u32::try_from(tokens).ok().filter(|tokens| (1..=rows).contains(tokens)).ok_or_else(|| {
+            let expected = format!("1 to {rows} tokens, as many as tensor {name} has rows");
+            WeightsError::invalid(format!("metadata key {TOKENS_KEY}"), expected, tokens)
+        })?,
+    };
+    Ok(EmbedSpec { table: MatrixRef::find_leading(tensors, name, vocab_size, rows, hidden_size)?, scale })
 }
 
 /// The final norm and `output.weight`, or the embedding where a file has none.
 fn head(tensors: &dyn TensorSource, embed: &EmbedSpec) -> Result<HeadSpec, WeightsError> {
-    let (rows, cols) = (embed.table.rows, embed.table.cols);
+    let MatrixRef { rows, tensor_rows, cols, .. } = embed.table;
     let matrix = match tensors.tensor("output.weight") {
-        Some(_) => MatrixRef::find(tensors, "output.weight", rows, cols)?,
+        Some(_) => MatrixRef::find_leading(tensors, "output.weight", rows, tensor_rows, cols)?,
         None => embed.table.clone(),
     };
     Ok(HeadSpec { norm: VectorRef::find(tensors, "output_norm.weight", cols)?, matrix })

@@ -70,6 +70,16 @@ impl ChatTemplate {
         })
     }
 
+    /// Whether the template reads a variable that it does not set itself.
+    pub fn reads(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+
+    /// What the template calls an earlier turn's reasoning, if it reads it.
+    pub fn reasoning_name(&self) -> Option<&'static str> {
+        ["reasoning_content", "thinking", "reasoning"].into_iter().find(|name| self.source.contains(name))
+    }
+
     /// The prompt for `messages`, to be encoded with [`super::EncodeOptions::PROMPT`].
     ///
     /// # Errors

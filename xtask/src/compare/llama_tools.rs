@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::process;
+use crate::references;
 use crate::repo::Repo;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,13 +53,10 @@ fn built(repo: &Repo) -> Result<LlamaTools, Error> {
     let read = |path: &Path| fs::read_to_string(path).map_err(Error::io("reading", path));
     let (packages, builders) = (compare.join("requirements.txt"), compare.join("builders.txt"));
     let wanted = read(&packages)? + &read(&builders)?;
-    let package = wanted.lines().find(|line| line.starts_with("llama-cpp-python==")).ok_or_else(|| {
-        let problem = "does not pin llama-cpp-python".to_owned();
-        Error::Compare { subject: repo.relative(&packages), problem }
-    })?;
     let venv = repo.root().join(".venv-llama-tools");
-    let (bin, source, build) = (venv.join("bin"), venv.join("source"), venv.join("build"));
-    let description = format!("llama-batched-bench from the source in {package}, built with GGML_NATIVE=ON");
+    let (bin, build) = (venv.join("bin"), venv.join("build"));
+    let description =
+        format!("llama-batched-bench from the source in {}, built with GGML_NATIVE=ON", references::PACKAGE);
     let tools = LlamaTools { folder: build.join("bin"), description };
     let note = venv.join("installed.txt");
     if fs::read_to_string(&note).is_ok_and(|found| found == wanted) {
@@ -72,9 +70,7 @@ fn built(repo: &Repo) -> Result<LlamaTools, Error> {
         command
     };
     process::run(python(&["-m", "pip", "--disable-pip-version-check", "install", "-r"]).arg(&builders))?;
-    let mut download = python(&["-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]);
-    process::run(download.args(["--no-binary", "llama-cpp-python", package, "--dest"]).arg(&source))?;
-    process::run(python(&["-m", "tarfile", "-e"]).arg(only_entry(&source)?).arg(venv.join("unpacked")))?;
+    process::run(python(&["-m", "tarfile", "-e"]).arg(references::package(repo)?).arg(venv.join("unpacked")))?;
     let mut configure = Command::new(bin.join("cmake"));
     configure.arg("-S").arg(only_entry(&venv.join("unpacked"))?.join("vendor/llama.cpp")).arg("-B").arg(&build);
     configure.args(["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON"]);

@@ -1,34 +1,62 @@
-//! What `prepare` allocates, once, beside weights and cache: workspace, tables.
+//! What a step works in, allocated once beside weights and cache: rows between stages, panels, scratch, tables.
+#![allow(unsafe_code)]
 
-use crate::device::{DeviceError, Limits};
-use crate::model::Program;
+use crate::device::host::HostMemory;
+use crate::device::{DeviceError, Limits, Purpose};
+use crate::model::{Program, RopeTable};
 
-use super::attend::ROWS_MAX;
+use super::attend::{Partial, ROWS_MAX};
 use super::panel::{PANEL_COLS, panel_words};
 use super::plan::{Input, Output, PlannedOp, padded};
 use super::shared::Shared;
 use super::simd::LANES;
-use super::step::{RopeValues, Strides, Workspace, partial_len};
 use super::tile::TILE_ROWS;
 use super::worklist::PARTIALS_MAX;
 
-pub fn check_limits(limits: &Limits) -> Result<(), DeviceError> {
-    let unsupported = |subject: &str, expected: &str, found: u32| DeviceError::Unsupported {
-        subject: subject.into(),
-        expected: expected.into(),
-        found: found.to_string(),
-    };
-    if limits.block_tokens == 0 || !limits.block_tokens.is_multiple_of(LANES as u32) {
-        return Err(unsupported("block_tokens", "a multiple of 16", limits.block_tokens));
-    }
-    if limits.threads == 0 {
-        return Err(unsupported("threads", "at least 1", 0));
-    }
-    Ok(())
+/// Row strides, in elements, all whole vectors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Strides {
+    pub hidden: usize,
+    pub query: usize,
+    pub gated: usize,
+    pub logits: usize,
+}
+
+/// Everything a step works in. Allocated once.
+#[derive(Debug)]
+pub struct Workspace {
+    pub strides: Strides,
+    pub residual: Shared,
+    pub delta: Shared,
+    pub query: Shared,
+    pub attended: Shared,
+    pub gated: Shared,
+    pub logits: Shared,
+    pub int8_panels: Shared,
+    pub float_panels: Shared,
+    pub bf16_panels: Shared,
+    /// Per thread, [`Workspace::scratch_len`] f32.
+    pub scratch: Shared,
+    pub scratch_len: usize,
+    /// Split attention's partial states.
+    pub partials: Shared,
+}
+
+/// Cosine and sine tables, `[position][half]`.
+#[derive(Debug)]
+pub struct RopeValues {
+    pub half: usize,
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
 }
 
 /// Buffers for the limits: whole panels of rows, whole vectors per row.
-pub fn workspace(program: &Program, ops: &[PlannedOp], limits: &Limits) -> Result<Workspace, DeviceError> {
+pub fn workspace(
+    program: &Program,
+    ops: &[PlannedOp],
+    limits: &Limits,
+    host: &mut HostMemory,
+) -> Result<Workspace, DeviceError> {
     let mut strides = Strides { hidden: padded(program.hidden_size as usize), ..Strides::default() };
     let (mut cols_max, mut unit_rows_max, mut dims_max) = (1, 0, 0);
     for op in ops {
@@ -62,7 +90,7 @@ pub fn workspace(program: &Program, ops: &[PlannedOp], limits: &Limits) -> Resul
         .max(strides.hidden)
         .max(ROWS_MAX * dims_max + 2 * partial_len(dims_max))
         .next_multiple_of(LANES);
-    let take = |words: usize| Shared::new("the workspace", 4 * words as u64, "--ubatch-size or --ctx-size");
+    let mut take = |words: usize| Shared::new(host, Purpose::Workspace, 4 * words as u64);
     Ok(Workspace {
         strides,
         residual: take(rows * strides.hidden)?,
@@ -81,24 +109,21 @@ pub fn workspace(program: &Program, ops: &[PlannedOp], limits: &Limits) -> Resul
 }
 
 /// Cosines and sines of every position, from f64 angles.
-pub fn rope_values(program: &Program, limits: &Limits) -> Vec<RopeValues> {
-    program
-        .rope_tables
-        .iter()
-        .map(|table| {
-            let positions = limits.context_tokens_max as usize;
-            let half = table.inv_freq.len();
-            let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
-            for position in 0..positions {
-                for inv_freq in &table.inv_freq {
-                    let angle = position as f64 * inv_freq;
-                    cos.push((angle.cos() * f64::from(table.magnitude)) as f32);
-                    sin.push((angle.sin() * f64::from(table.magnitude)) as f32);
-                }
+pub fn rope_values(program: &Program, limits: &Limits, host: &mut HostMemory) -> Result<Vec<RopeValues>, DeviceError> {
+    let table = |table: &RopeTable| {
+        let (positions, half) = (limits.context_tokens_max, table.inv_freq.len());
+        let mut room = || host.vec(Purpose::RopeTables, positions as usize * half);
+        let (mut cos, mut sin) = (room()?, room()?);
+        for position in 0..positions {
+            for inv_freq in &table.inv_freq {
+                let angle = f64::from(position) * inv_freq;
+                cos.push((angle.cos() * f64::from(table.magnitude)) as f32);
+                sin.push((angle.sin() * f64::from(table.magnitude)) as f32);
             }
-            RopeValues { half, cos, sin }
-        })
-        .collect()
+        }
+        Ok(RopeValues { half, cos, sin })
+    };
+    program.rope_tables.iter().map(table).collect()
 }
 
 impl RopeValues {
@@ -126,4 +151,18 @@ impl Workspace {
         .map(|buffer| buffer.bytes())
         .sum()
     }
+}
+
+/// f32 of one partial state of 12 rows.
+pub fn partial_len(dim_stride: usize) -> usize {
+    ROWS_MAX * (dim_stride + 2)
+}
+
+/// A partial state in memory.
+///
+/// # Safety
+/// `at` is the start of [`partial_len`] f32.
+pub unsafe fn partial(at: *mut f32, dim_stride: usize) -> Partial {
+    // SAFETY: the caller's memory holds `partial_len` f32.
+    unsafe { Partial { max: at.add(ROWS_MAX * dim_stride), sum: at.add(ROWS_MAX * (dim_stride + 1)), values: at } }
 }
