@@ -29,7 +29,9 @@ fn on_runtime(error: &RuntimeError) -> Option<String> {
         RuntimeError::Room { .. } => {
             "lower the context (--ctx-size; bench: -p, -n, -d) or --parallel, or take --kv-cache-dtype int8"
         }
-        RuntimeError::Thread(_) => "the system's limits allow no more threads or memory: raise them, or lower --threads",
+        RuntimeError::Thread(_) => {
+            "the system's limits allow no more threads or memory: raise them, or lower --threads"
+        }
         _ => return on_engine(error.engine_error()?),
     };
     Some(advice.to_owned())
@@ -41,7 +43,9 @@ fn on_engine(error: &EngineError) -> Option<String> {
         EngineError::PromptTooLong { n_prompt_tokens, .. } => {
             Some(format!("raise --ctx-size above {n_prompt_tokens}, or shorten the prompt"))
         }
-        EngineError::NeverFits { .. } => Some("raise --ctx-size or --parallel, or lower --max-tokens or --beams".into()),
+        EngineError::NeverFits { .. } => {
+            Some("raise --ctx-size or --parallel, or lower --max-tokens or --beams".into())
+        }
         EngineError::TooManyBeams { num_beams, .. } => {
             Some(format!("lower --beams, or raise --ubatch-size (and --parallel) to {num_beams}"))
         }
@@ -105,7 +109,10 @@ mod tests {
         let engine = |error: EngineError| CliError::Runtime(RuntimeError::Engine(error));
         let param = ParamError { name: "stop_token_ids", expected: String::new(), found: String::new() };
         let cases = [
-            (engine(EngineError::PromptTooLong { n_prompt_tokens: 99, n_prompt_tokens_max: 15 }), "--ctx-size above 99"),
+            (
+                engine(EngineError::PromptTooLong { n_prompt_tokens: 99, n_prompt_tokens_max: 15 }),
+                "--ctx-size above 99",
+            ),
             (engine(EngineError::TooManyBeams { num_beams: 5, most: 4 }), "--ubatch-size"),
             (engine(EngineError::Param(param.clone())), "--stop-token-id"),
             (CliError::Param(param), "--stop-token-id"),

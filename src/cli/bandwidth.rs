@@ -17,7 +17,10 @@ pub fn read_gbytes_per_s(threads: usize) -> Result<f64, CliError> {
     let words = BYTES / 8;
     let mut data: Vec<u64> = Vec::new();
     data.try_reserve_exact(words).map_err(|_| {
-        CliError::usage(format!("the read bandwidth is measured over {} MiB, which the system does not give", BYTES >> 20))
+        CliError::usage(format!(
+            "the read bandwidth is measured over {} MiB, which the system does not give",
+            BYTES >> 20
+        ))
     })?;
     data.extend(0..words as u64);
     let mut rates = Vec::new();

@@ -9,9 +9,9 @@ use kiln::device::{Device, GpuKind, Profiler};
 use kiln::model::Program;
 use kiln::runtime::{LoadedModel, OpenDevice};
 
-use super::bench::steps::{self, Extent, Sequences};
 use super::CliError;
 use super::args::{DeviceArgs, ModelArgs, StepArgs};
+use super::bench::steps::{self, Extent, Sequences};
 use super::progress::{Loading, Shown};
 
 /// Run a model for a profiling tool to look at: a prompt and a generation, warmed up

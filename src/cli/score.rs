@@ -56,11 +56,8 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             "nothing to score: give JSON lines on standard input, such as {\"text\": \"The sky is blue.\"}",
         ));
     }
-    let options = RuntimeOptions {
-        context_tokens: args.context.tokens(),
-        logit_rows_max: 128,
-        ..args.device.runtime_options()
-    };
+    let options =
+        RuntimeOptions { context_tokens: args.context.tokens(), logit_rows_max: 128, ..args.device.runtime_options() };
     let runtime = progress::open_runtime(&args.model.path()?, &options, Shown::Yes)?;
     // Lines on a terminal are progress enough.
     let busy = Busy::with("scoring line 1", Shown::unless(std::io::stdout().is_terminal()));
@@ -99,7 +96,8 @@ fn score(runtime: &Runtime, line: Line, top: u32) -> Result<Scored, CliError> {
 fn parse(line: &str) -> Result<Line, CliError> {
     const EXPECTED: &str = "expected {\"text\": \"…\"} or {\"ids\": [1, 2]}";
     let wrong = |found: String| CliError::usage(format!("{EXPECTED}, found {found}"));
-    let Value::Object(mut fields) = json::parse(line).map_err(|error| CliError::usage(format!("no JSON: {error}")))? else {
+    let Value::Object(mut fields) = json::parse(line).map_err(|error| CliError::usage(format!("no JSON: {error}")))?
+    else {
         return Err(wrong("JSON that is no object".to_owned()));
     };
     let (text, ids) = (fields.remove("text"), fields.remove("ids"));

@@ -108,7 +108,8 @@ pub fn limits_of(
         }
     };
     // The least that there is is tried; what was asked for must fit.
-    let is_asked = options.context_tokens.is_some() || matches!(options.sequences, Sequences::Exactly(n) if n.get() > 1);
+    let is_asked =
+        options.context_tokens.is_some() || matches!(options.sequences, Sequences::Exactly(n) if n.get() > 1);
     let plan = CachePlan::of(need, sequences.into(), context_tokens.into(), room_bytes.filter(|_| is_asked))?;
     let CachePlan { slots_max, context_tokens_max, block_tokens, num_blocks } = plan;
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
@@ -173,12 +174,17 @@ mod tests {
             assert!(matches!(refused, Err(RuntimeError::Context { asked, .. }) if asked == context_tokens));
         }
         for sequences in [0, 1025, 1 << 32, u64::MAX] {
-            assert!(matches!(plan(sequences, 16, None), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences));
+            assert!(
+                matches!(plan(sequences, 16, None), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences)
+            );
         }
         let asked = RuntimeOptions { context_tokens: Some(9000), ..RuntimeOptions::default() };
         assert!(matches!(limits_of(NEED, &asked, Some(1 << 20)), Err(RuntimeError::Room { .. })));
         let huge = SequenceNeed { token_bytes: u64::MAX / 2, ..NEED };
-        assert!(matches!(CachePlan::of(huge, 9, 99, Some(u64::MAX - 1)), Err(RuntimeError::Room { .. })), "no overflow");
+        assert!(
+            matches!(CachePlan::of(huge, 9, 99, Some(u64::MAX - 1)), Err(RuntimeError::Room { .. })),
+            "no overflow"
+        );
     }
 
     #[test]

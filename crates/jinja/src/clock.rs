@@ -9,7 +9,18 @@ pub struct Instant {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
@@ -99,7 +110,10 @@ impl Date {
         let month = || name(&MONTHS, self.month - 1);
         let weekday = || name(&WEEKDAYS, (self.weekday + 3) % 7);
         let joined = |directives: &str| -> Option<String> {
-            directives.chars().map(|char| if char.is_alphabetic() { self.part(char, None) } else { Some(char.to_string()) }).collect()
+            directives
+                .chars()
+                .map(|char| if char.is_alphabetic() { self.part(char, None) } else { Some(char.to_string()) })
+                .collect()
         };
         let hour12 = (self.hour + 11) % 12 + 1;
         let monday = (self.weekday + 6) % 7;
@@ -197,11 +211,29 @@ mod tests {
 
     /// Python's `strftime` gives these.
     const EXPECTED: [(u64, &str); 6] = [
-        (0, "1970-01-01 001 Thu 01 Jan 1970|Thursday, 1 January|00:00:00 12 AM|00 00 01 1970 4 4|Thu Jan  1 00:00:00 1970| 1|THU|01/01/70 00:00:00"),
-        (951825599, "2000-02-29 060 Tue 29 Feb 2000|Tuesday, 29 February|11:59:59 11 AM|09 09 09 2000 2 2|Tue Feb 29 11:59:59 2000|29|TUE|02/29/00 11:59:59"),
-        (1735689599, "2024-12-31 366 Tue 31 Dec 2024|Tuesday, 31 December|23:59:59 11 PM|52 53 01 2025 2 2|Tue Dec 31 23:59:59 2024|31|TUE|12/31/24 23:59:59"),
-        (4107542400, "2100-03-01 060 Mon 01 Mar 2100|Monday, 1 March|00:00:00 12 AM|09 09 09 2100 1 1|Mon Mar  1 00:00:00 2100| 1|MON|03/01/00 00:00:00"),
-        (1483228800, "2017-01-01 001 Sun 01 Jan 2017|Sunday, 1 January|00:00:00 12 AM|01 00 52 2016 7 0|Sun Jan  1 00:00:00 2017| 1|SUN|01/01/17 00:00:00"),
-        (253402300799, "9999-12-31 365 Fri 31 Dec 9999|Friday, 31 December|23:59:59 11 PM|52 52 52 9999 5 5|Fri Dec 31 23:59:59 9999|31|FRI|12/31/99 23:59:59"),
+        (
+            0,
+            "1970-01-01 001 Thu 01 Jan 1970|Thursday, 1 January|00:00:00 12 AM|00 00 01 1970 4 4|Thu Jan  1 00:00:00 1970| 1|THU|01/01/70 00:00:00",
+        ),
+        (
+            951825599,
+            "2000-02-29 060 Tue 29 Feb 2000|Tuesday, 29 February|11:59:59 11 AM|09 09 09 2000 2 2|Tue Feb 29 11:59:59 2000|29|TUE|02/29/00 11:59:59",
+        ),
+        (
+            1735689599,
+            "2024-12-31 366 Tue 31 Dec 2024|Tuesday, 31 December|23:59:59 11 PM|52 53 01 2025 2 2|Tue Dec 31 23:59:59 2024|31|TUE|12/31/24 23:59:59",
+        ),
+        (
+            4107542400,
+            "2100-03-01 060 Mon 01 Mar 2100|Monday, 1 March|00:00:00 12 AM|09 09 09 2100 1 1|Mon Mar  1 00:00:00 2100| 1|MON|03/01/00 00:00:00",
+        ),
+        (
+            1483228800,
+            "2017-01-01 001 Sun 01 Jan 2017|Sunday, 1 January|00:00:00 12 AM|01 00 52 2016 7 0|Sun Jan  1 00:00:00 2017| 1|SUN|01/01/17 00:00:00",
+        ),
+        (
+            253402300799,
+            "9999-12-31 365 Fri 31 Dec 9999|Friday, 31 December|23:59:59 11 PM|52 52 52 9999 5 5|Fri Dec 31 23:59:59 9999|31|FRI|12/31/99 23:59:59",
+        ),
     ];
 }

@@ -89,11 +89,9 @@ impl Drop for Interp<'_> {
 
 impl<'t> Interp<'t> {
     pub(crate) fn new(names: &'t Names, budget: Budget, now: Instant, variables: Vec<(&str, Value)>) -> Interp<'t> {
-        let functions = Function::ALL.into_iter().map(|(name, function)| (name, Value::object(Object::Function(function))));
-        let input = functions
-            .chain(variables)
-            .filter_map(|(name, value)| Some((names.find(name)?, value)))
-            .collect();
+        let functions =
+            Function::ALL.into_iter().map(|(name, function)| (name, Value::object(Object::Function(function))));
+        let input = functions.chain(variables).filter_map(|(name, value)| Some((names.find(name)?, value))).collect();
         Interp {
             names,
             budget,
@@ -427,9 +425,9 @@ impl<'t> Interp<'t> {
         }
         match &cond.other {
             Some(other) => self.eval(other, env),
-            None => Ok(Value::undefined(
-                "the inline if-expression evaluated to false and no else section was defined.",
-            )),
+            None => {
+                Ok(Value::undefined("the inline if-expression evaluated to false and no else section was defined."))
+            }
         }
     }
 

@@ -14,11 +14,60 @@ mod strings;
 mod wrap;
 
 const NAMES: [&str; 54] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape", "filesizeformat",
-    "first", "float", "forceescape", "format", "groupby", "indent", "int", "join", "last", "length", "list", "lower", "items",
-    "map", "min", "max", "pprint", "random", "reject", "rejectattr", "replace", "reverse", "round", "safe", "select",
-    "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "trim", "truncate", "unique", "upper", "urlencode",
-    "urlize", "wordcount", "wordwrap", "xmlattr", "tojson",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "items",
+    "map",
+    "min",
+    "max",
+    "pprint",
+    "random",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "striptags",
+    "sum",
+    "title",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "urlize",
+    "wordcount",
+    "wordwrap",
+    "xmlattr",
+    "tojson",
 ];
 
 pub(crate) fn exists(name: &str) -> bool {
@@ -53,7 +102,8 @@ impl Interp<'_> {
             "int" => self.int_filter(&input, call),
             "float" => {
                 let [default] = call.bind(name, ["default"], 0)?;
-                self.float_of(&input)?.map_or_else(|| Ok(default.unwrap_or(Value::Float(0.0))), |value| Ok(Value::Float(value)))
+                self.float_of(&input)?
+                    .map_or_else(|| Ok(default.unwrap_or(Value::Float(0.0))), |value| Ok(Value::Float(value)))
             }
             "round" => self.round_filter(&input, call),
             "random" => Err(Error::runtime("random: a prompt must not be")),
@@ -61,7 +111,9 @@ impl Interp<'_> {
                 call.positional::<0>(name, 0)?;
                 match &input {
                     Value::Undefined(_) => Ok(Value::generator(Vec::new(), None)),
-                    Value::Dict(dict) => Ok(Value::generator(self.items(&Value::View(View::Items, dict.clone()))?, None)),
+                    Value::Dict(dict) => {
+                        Ok(Value::generator(self.items(&Value::View(View::Items, dict.clone()))?, None))
+                    }
                     _ => {
                         let error = Error::runtime("Can only get item pairs from a mapping.");
                         Ok(Value::generator(Vec::new(), Some(error)))
@@ -70,8 +122,8 @@ impl Interp<'_> {
             }
             "tojson" => self.tojson(&input, call),
             "filesizeformat" => self.file_size(&input, call),
-            "batch" | "dictsort" | "first" | "groupby" | "join" | "last" | "list" | "map" | "min" | "max" | "reject"
-            | "rejectattr" | "reverse" | "select" | "selectattr" | "slice" | "sort" | "sum" | "unique" => {
+            "batch" | "dictsort" | "first" | "groupby" | "join" | "last" | "list" | "map" | "min" | "max"
+            | "reject" | "rejectattr" | "reverse" | "select" | "selectattr" | "slice" | "sort" | "sum" | "unique" => {
                 self.sequence_filter(name, input, call)
             }
             "e" | "escape" | "forceescape" | "safe" | "striptags" | "urlencode" | "urlize" | "xmlattr" => {

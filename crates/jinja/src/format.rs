@@ -259,7 +259,8 @@ impl Interp<'_> {
         let mut conversion = None;
         if let Some(after) = rest.strip_prefix('!') {
             let mut chars = after.chars();
-            conversion = Some(chars.next().ok_or_else(|| Error::runtime("end of string while looking for conversion"))?);
+            conversion =
+                Some(chars.next().ok_or_else(|| Error::runtime("end of string while looking for conversion"))?);
             rest = chars.as_str();
             if !rest.is_empty() && !rest.starts_with(':') {
                 return Err(Error::runtime("expected ':' after conversion specifier"));
@@ -368,7 +369,11 @@ fn end_of_field(string: &str, from: usize) -> Result<usize> {
             return Ok(from + at);
         }
     }
-    let message = if string.len() == from { "Single '{' encountered in format string" } else { "expected '}' before end of string" };
+    let message = if string.len() == from {
+        "Single '{' encountered in format string"
+    } else {
+        "expected '}' before end of string"
+    };
     Err(Error::runtime(message))
 }
 
@@ -383,14 +388,18 @@ impl Fields<'_> {
     fn get(&mut self, name: &str) -> Result<Value> {
         let index = if name.is_empty() {
             if self.manual {
-                return Err(Error::runtime("cannot switch from manual field specification to automatic field numbering"));
+                return Err(Error::runtime(
+                    "cannot switch from manual field specification to automatic field numbering",
+                ));
             }
             let index = self.next.unwrap_or(0);
             self.next = Some(index + 1);
             Some(index)
         } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
             if self.next.is_some_and(|next| next > 0) {
-                return Err(Error::runtime("cannot switch from automatic field numbering to manual field specification"));
+                return Err(Error::runtime(
+                    "cannot switch from automatic field numbering to manual field specification",
+                ));
             }
             self.manual = true;
             Some(name.parse().map_err(|_| spec::too_large())?)

@@ -22,9 +22,8 @@ pub(crate) enum Token {
 
 /// Longest first, so that the first match is the right one.
 const OPERATORS: [&str; 25] = [
-    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".", ":",
-    ",",
-    "|",
+    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".",
+    ":", ",", "|",
 ];
 
 /// The tokens of `source` and the line of each.

@@ -93,9 +93,9 @@ fn int_binary(op: BinaryOp, left: i128, right: i128) -> Result<Value> {
             Some(if right < 0 && remainder != 0 { quotient - 1 } else { quotient })
         }),
         BinaryOp::Mod if right == 0 => return Err(zero()),
-        BinaryOp::Mod => left.checked_rem_euclid(right).map(|remainder| {
-            if right < 0 && remainder != 0 { remainder + right } else { remainder }
-        }),
+        BinaryOp::Mod => left
+            .checked_rem_euclid(right)
+            .map(|remainder| if right < 0 && remainder != 0 { remainder + right } else { remainder }),
         BinaryOp::Pow if right < 0 => return float_binary(op, left as f64, right as f64),
         BinaryOp::Pow => match (left, u32::try_from(right)) {
             (0 | 1, _) => Some(if right == 0 { 1 } else { left }),

@@ -210,7 +210,8 @@ impl Parser {
             }
             "autoescape" => return Err(Error::syntax("{% autoescape %} is not supported in chat templates", line)),
             _ => {
-                let expected = if ends.is_empty() { String::new() } else { format!(", expected {}", ends.join(" or ")) };
+                let expected =
+                    if ends.is_empty() { String::new() } else { format!(", expected {}", ends.join(" or ")) };
                 return Err(Error::syntax(format!("unknown tag {tag:?}{expected}"), line));
             }
         };

@@ -156,8 +156,12 @@ impl<'o> Symbols<'o> {
             branch(&|copy| rest.iter().for_each(|arm| copy.read_arms(std::slice::from_ref(arm), &Vec::new()))),
             branch(&|copy| copy.read_body(other)),
         ];
-        let stored: BTreeSet<Name> =
-            branches.iter().flat_map(|branch| &branch.stores).copied().filter(|name| !self.stores.contains(name)).collect();
+        let stored: BTreeSet<Name> = branches
+            .iter()
+            .flat_map(|branch| &branch.stores)
+            .copied()
+            .filter(|name| !self.stores.contains(name))
+            .collect();
         for branch in &branches {
             branch.loads.iter().for_each(|(name, load)| self.define(*name, *load));
             self.stores.extend(&branch.stores);
@@ -450,9 +454,7 @@ fn body_stores(body: &Body, name: Name) -> bool {
     body.iter().any(|statement| match &statement.kind {
         StmtKind::Set(target, _) => target_stores(target, name),
         StmtKind::SetBlock(target, _, inner) => stores_of(target, &inner.body, name),
-        StmtKind::If(arms, other) => {
-            arms.iter().any(|(_, body)| body_stores(body, name)) || body_stores(other, name)
-        }
+        StmtKind::If(arms, other) => arms.iter().any(|(_, body)| body_stores(body, name)) || body_stores(other, name),
         StmtKind::For(node) => stores_of(&node.target, &node.body.body, name) || body_stores(&node.other.body, name),
         StmtKind::Macro(node) | StmtKind::Call(_, node) => body_stores(&node.inner.body, name),
         StmtKind::FilterBlock(_, inner) | StmtKind::With(_, inner) | StmtKind::Scope(inner) => {

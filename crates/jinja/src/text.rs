@@ -217,7 +217,9 @@ mod tests {
     }
 
     fn origins(text: &Text) -> String {
-        text.chars().map(|(char, origin)| if origin == Origin::Own { char } else { char.to_ascii_uppercase() }).collect()
+        text.chars()
+            .map(|(char, origin)| if origin == Origin::Own { char } else { char.to_ascii_uppercase() })
+            .collect()
     }
 
     #[test]

@@ -97,7 +97,9 @@ impl Answers {
         };
         let id = FileId::of(&file).map_err(failed)?;
         if id.is_some() && id == input {
-            return Err(CliError::usage(format!("{name} is the file of requests too: name another one for the answers")));
+            return Err(CliError::usage(format!(
+                "{name} is the file of requests too: name another one for the answers"
+            )));
         }
         let mut answers = Answers { name, file, kind: Kind::Stream, done: HashMap::new() };
         if is_regular {
@@ -277,8 +279,13 @@ mod tests {
             assert!(WrittenLine::read(&line[..line.len() - 1]).is_some(), "only the newline is missing");
         }
         for text in [
-            "some text", "{", "{\"id\": \"batch_req_1\"", "{\"id\":\"batch_req_1\",\"other\":", "[1, 2",
-            "{\"id\":\"batch_req_1\",\"custom_id\":\"2\"", "{\"custom_id\":\"1\",\"method\":\"POST\"",
+            "some text",
+            "{",
+            "{\"id\": \"batch_req_1\"",
+            "{\"id\":\"batch_req_1\",\"other\":",
+            "[1, 2",
+            "{\"id\":\"batch_req_1\",\"custom_id\":\"2\"",
+            "{\"custom_id\":\"1\",\"method\":\"POST\"",
             "{\"id\":\"batch_req_1\",\"custom_id\":\"1\",\"request_sha256\":\"no digits",
         ] {
             assert!(!is_torn_line(text.as_bytes(), false), "{text}");

@@ -102,7 +102,8 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
     let path = args.model.path()?;
     let mut summary = Summary::of(requests.lines.len());
     let common = common_fingerprint(args, chat_template.as_deref(), &path)?;
-    let fingerprinted = requests.lines.into_iter().map(|line| Job { request_sha256: fingerprint(&common, &line), line });
+    let fingerprinted =
+        requests.lines.into_iter().map(|line| Job { request_sha256: fingerprint(&common, &line), line });
     let is_left = |job: &Job| !answers.is_done(&job.line.custom_id, &job.request_sha256);
     let jobs: Vec<Job> = fingerprinted.filter(is_left).collect();
     summary.already_done = summary.requests - jobs.len();
@@ -120,8 +121,8 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
 
 /// A hash of all that changes every answer: the model, and what flags say of numbers.
 fn common_fingerprint(args: &BatchArgs, chat_template: Option<&str>, path: &Path) -> Result<Sha256, CliError> {
-    let model = files::model_fingerprint(path)
-        .map_err(|source| CliError::File { path: path.display().to_string(), source })?;
+    let model =
+        files::model_fingerprint(path).map_err(|source| CliError::File { path: path.display().to_string(), source })?;
     let options = json!({
         "chat_template": chat_template,
         "ctx_size": args.context.tokens(),
@@ -170,7 +171,8 @@ impl Batch {
         let mut jobs = jobs.into_iter().enumerate();
         loop {
             // As many wait in the engine as run, so that it never lacks work.
-            let open = |running: &HashMap<usize, Running>| running.values().map(|line| line.prompts.len()).sum::<usize>();
+            let open =
+                |running: &HashMap<usize, Running>| running.values().map(|line| line.prompts.len()).sum::<usize>();
             while open(&running) < 2 * runtime.facts().limits.slots_max as usize
                 && let Some((number, job)) = jobs.next()
             {

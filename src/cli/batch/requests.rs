@@ -9,8 +9,8 @@ use kiln::text::json;
 use serde_json::Value;
 
 use super::files::{FileId, is_standard_stream, standard_file};
-use crate::cli::streams::{STDIN, text_of};
 use crate::cli::CliError;
+use crate::cli::streams::{STDIN, text_of};
 
 /// A line of the file.
 #[derive(Debug, PartialEq)]
@@ -69,7 +69,8 @@ fn parse_all(name: &str, text: &str) -> Result<Vec<Line>, CliError> {
 
 fn parse(text: &str) -> Result<Line, String> {
     const EXPECTED: &str = "an object with custom_id, method, url and body";
-    let Value::Object(mut fields) = json::parse(text).map_err(|error| format!("expected {EXPECTED}; no JSON: {error}"))?
+    let Value::Object(mut fields) =
+        json::parse(text).map_err(|error| format!("expected {EXPECTED}; no JSON: {error}"))?
     else {
         return Err(format!("expected {EXPECTED}, found other JSON"));
     };

@@ -17,10 +17,7 @@ pub struct Extent {
 impl Extent {
     /// What both take.
     pub fn or_larger(self, other: Extent) -> Extent {
-        Extent {
-            sequences: self.sequences.max(other.sequences),
-            positions: self.positions.max(other.positions),
-        }
+        Extent { sequences: self.sequences.max(other.sequences), positions: self.positions.max(other.positions) }
     }
 }
 

@@ -22,7 +22,12 @@ pub(crate) struct Call {
 
 impl Call {
     /// The arguments by the parameters' names, of which the first `required` must be there.
-    pub(crate) fn bind<const N: usize>(self, function: &str, names: [&str; N], required: usize) -> Result<[Option<Value>; N]> {
+    pub(crate) fn bind<const N: usize>(
+        self,
+        function: &str,
+        names: [&str; N],
+        required: usize,
+    ) -> Result<[Option<Value>; N]> {
         let mut bound = [const { None }; N];
         if self.args.len() > N {
             let found = self.args.len();
@@ -292,9 +297,10 @@ impl Interp<'_> {
             }
             Some(other) => {
                 for pair in self.items(&other)? {
-                    let pair: Result<[Value; 2]> = self.items(&pair)?.try_into().map_err(|_| {
-                        Error::runtime("dictionary update sequence elements need a length of 2")
-                    });
+                    let pair: Result<[Value; 2]> = self
+                        .items(&pair)?
+                        .try_into()
+                        .map_err(|_| Error::runtime("dictionary update sequence elements need a length of 2"));
                     let [key, value] = pair?;
                     dict.0.insert(Key::new(key, &self.budget)?, value);
                 }

@@ -209,7 +209,9 @@ impl Interp<'_> {
         let [reverse, case_sensitive, attribute] = call.bind("sort", ["reverse", "case_sensitive", "attribute"], 0)?;
         let ignore_case = !case_sensitive.is_some_and(|value| value.is_true());
         let paths = match attribute {
-            Some(Value::Str(paths)) => paths.as_str().split(',').map(|path| Some(Value::Str(paths.part(path)))).collect(),
+            Some(Value::Str(paths)) => {
+                paths.as_str().split(',').map(|path| Some(Value::Str(paths.part(path)))).collect()
+            }
             other => vec![other],
         };
         let getters: Vec<Getter> =

@@ -173,7 +173,8 @@ impl Interp<'_> {
     /// Only what fits on one line: Python's `pprint` breaks and sorts what is larger.
     fn pprint(&self, input: &Value) -> Result<Value> {
         let text = print::repr(input, &self.budget)?;
-        let breaks = text.as_str().chars().count() > 80 || matches!(input, Value::Str(text) if text.as_str().contains('\n'));
+        let breaks =
+            text.as_str().chars().count() > 80 || matches!(input, Value::Str(text) if text.as_str().contains('\n'));
         let sorts = matches!(input, Value::Dict(dict) if dict.0.len() > 1);
         if breaks || sorts || matches!(input, Value::Generator(_)) {
             return Err(Error::runtime("pprint of a value that needs more than one line is not supported"));

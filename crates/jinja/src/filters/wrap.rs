@@ -87,7 +87,9 @@ fn split_at_hyphens<'l>(word: &'l str, chunks: &mut Vec<&'l str>) {
     let letter = |at: usize| chars.get(at).is_some_and(|(_, char)| char.is_alphabetic() || *char == '_');
     let hyphen = |at: usize| chars.get(at).is_some_and(|(_, char)| *char == '-');
     let is_word = |at: usize| {
-        chars.get(at).is_some_and(|(_, char)| char.is_alphanumeric() || matches!(char, '_' | '!' | '"' | '\'' | '&' | '.' | ',' | '?'))
+        chars.get(at).is_some_and(|(_, char)| {
+            char.is_alphanumeric() || matches!(char, '_' | '!' | '"' | '\'' | '&' | '.' | ',' | '?')
+        })
     };
     let mut start = 0;
     let mut at = 0;
@@ -97,9 +99,16 @@ fn split_at_hyphens<'l>(word: &'l str, chunks: &mut Vec<&'l str>) {
             end += 1;
         }
         let byte = |at: usize| chars.get(at).map_or(word.len(), |(byte, _)| *byte);
-        let dash = end - at >= 2 && at > 0 && is_word(at - 1) && chars.get(end).is_some_and(|(_, char)| char.is_alphanumeric() || *char == '_');
-        let single = end - at == 1 && at >= 2 && letter(at - 1) && (letter(at - 2) || hyphen(at - 2) && at >= 3)
-            && letter(at + 1) && (letter(at + 2) || hyphen(at + 2) && letter(at + 3));
+        let dash = end - at >= 2
+            && at > 0
+            && is_word(at - 1)
+            && chars.get(end).is_some_and(|(_, char)| char.is_alphanumeric() || *char == '_');
+        let single = end - at == 1
+            && at >= 2
+            && letter(at - 1)
+            && (letter(at - 2) || hyphen(at - 2) && at >= 3)
+            && letter(at + 1)
+            && (letter(at + 2) || hyphen(at + 2) && letter(at + 3));
         if dash {
             chunks.push(&word[byte(start)..byte(at)]);
             chunks.push(&word[byte(at)..byte(end)]);

@@ -156,7 +156,8 @@ fn float(value: &Value, spec: &Spec) -> Result<String> {
                 float_digits(shown, 'g', 6, false)
             } else if exponent == precision.max(1) as i32 - 1 && precision > 0 {
                 exponential(shown, precision - 1, false).split_once('e').map_or(text.clone(), |(digits, exponent)| {
-                    let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+                    let digits =
+                        if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
                     format!("{digits}e{exponent}")
                 })
             } else if text.contains(['.', 'e']) {

@@ -68,7 +68,8 @@ impl Spec {
             rest = &rest[1..];
         }
         if skip(&mut rest, '.') {
-            spec.precision = Some(digits(&mut rest)?.ok_or_else(|| Error::runtime("Format specifier missing precision"))?);
+            spec.precision =
+                Some(digits(&mut rest)?.ok_or_else(|| Error::runtime("Format specifier missing precision"))?);
         }
         let mut chars = rest.chars();
         spec.kind = chars.next();

@@ -7,7 +7,12 @@ use crate::value::{Result, Value};
 
 /// The part of a text that `start` and `end` leave, in bytes, and how many characters are before it. None if `start` is
 /// behind the end.
-fn part(interp: &Interp<'_>, text: &Text, start: Option<Value>, end: Option<Value>) -> Result<Option<(usize, usize, usize)>> {
+fn part(
+    interp: &Interp<'_>,
+    text: &Text,
+    start: Option<Value>,
+    end: Option<Value>,
+) -> Result<Option<(usize, usize, usize)>> {
     let string = text.as_str();
     interp.budget.pay(text.len() * 2)?;
     let len = string.chars().count() as i128;
@@ -62,7 +67,8 @@ pub(super) fn starts_or_ends(interp: &Interp<'_>, text: &Text, name: &str, call:
         let Some((from, to, _)) = range else { continue };
         let range = &text.as_str()[from..to];
         interp.budget.pay(affix.len())?;
-        let holds = if name == "startswith" { range.starts_with(affix.as_str()) } else { range.ends_with(affix.as_str()) };
+        let holds =
+            if name == "startswith" { range.starts_with(affix.as_str()) } else { range.ends_with(affix.as_str()) };
         if holds {
             return Ok(Value::Bool(true));
         }
@@ -123,9 +129,11 @@ fn words(string: &str, most: usize, from_the_back: bool) -> Vec<&str> {
     if from_the_back {
         let mut rest = string.trim_end_matches(is_space);
         while !rest.is_empty() {
-            let start = if words.len() == most { 0 } else { rest.rfind(is_space).map_or(0, |at| {
-                at + rest[at..].chars().next().map_or(0, char::len_utf8)
-            }) };
+            let start = if words.len() == most {
+                0
+            } else {
+                rest.rfind(is_space).map_or(0, |at| at + rest[at..].chars().next().map_or(0, char::len_utf8))
+            };
             words.push(&rest[start..]);
             rest = rest[..start].trim_end_matches(is_space);
         }

@@ -280,7 +280,10 @@ fn translate(interp: &Interp<'_>, text: &Text, call: Call) -> Result<Value> {
             }
             Some(other) => {
                 let code = other.as_int().and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32);
-                out.push_char(code.ok_or_else(|| Error::runtime("character mapping must be in range(0x110000)"))?, origin);
+                out.push_char(
+                    code.ok_or_else(|| Error::runtime("character mapping must be in range(0x110000)"))?,
+                    origin,
+                );
             }
         }
     }

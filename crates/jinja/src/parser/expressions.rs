@@ -143,8 +143,7 @@ impl Parser {
     }
 
     fn product(&mut self) -> Result<Expr, Error> {
-        let ops =
-            [("*", BinaryOp::Mul), ("/", BinaryOp::Div), ("//", BinaryOp::FloorDiv), ("%", BinaryOp::Mod)];
+        let ops = [("*", BinaryOp::Mul), ("/", BinaryOp::Div), ("//", BinaryOp::FloorDiv), ("%", BinaryOp::Mod)];
         self.binary(&ops, Parser::power)
     }
 
