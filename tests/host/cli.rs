@@ -1,10 +1,14 @@
 //! The `kiln` command as users and scripts meet it: real model, real processes.
 
+mod common;
+
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use common::llama_file::{self, LlamaFile};
 use serde_json::Value;
 
 fn model() -> PathBuf {
@@ -256,9 +260,6 @@ fn mistakes_are_refused_with_the_numbers() {
     refuses(with_model("run", &["--no-such-flag", "hi"]), &["--no-such-flag"]);
     refuses(with_model("bench", &["-p", "0", "-n", "0"]), &["nothing to test"]);
     refuses(with_model("perplexity", &["no/such/file.txt"]), &["no/such/file.txt"]);
-    let output = output_of(with_model("score", &[]), "{\"txt\": 1}\n");
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("line 1"));
 }
 
 #[test]
@@ -341,4 +342,229 @@ fn several_answers_come_best_first_with_their_scores() {
     refuses(with_model("run", &["--n", "2", "--best-of", "1", "hi"]), &["best_of", "2 to 16"]);
     refuses(with_model("run", &["--n", "17", "hi"]), &["n:", "1 to 16"]);
     refuses(with_model("run", &["--length-penalty", "1", "hi"]), &["--beams"]);
+}
+
+/// A model of a few kilobytes, whose answers are nonsense.
+struct Tiny {
+    folder: tempfile::TempDir,
+    model: PathBuf,
+}
+
+impl Tiny {
+    fn new() -> Tiny {
+        let folder = tempfile::tempdir().unwrap();
+        let model = llama_file::write(folder.path(), "tiny.gguf", &LlamaFile::PLAIN.writer());
+        Tiny { folder, model }
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = kiln(&[name, "--model"]);
+        command.arg(&self.model).args(args);
+        command
+    }
+
+    /// Greedy decoding of a raw prompt.
+    fn run(&self, args: &[&str]) -> Command {
+        self.command("run", &[&["--raw", "--temp", "0", "--device", "cpu", "--threads", "1"], args].concat())
+    }
+}
+
+/// A file that was never a model, in place of one: a command that gets to it says so.
+const NO_MODEL: &str = "no/such/model.gguf";
+
+#[test]
+fn flags_and_prompts_are_checked_before_a_model_is_loaded() {
+    let run = |args: &[&str]| kiln(&[&["run", "-m", NO_MODEL], args].concat());
+    for (args, words) in [
+        (&["--top-p", "1.5", "hi"][..], &["top_p: expected 0 to 1, found 1.5", "--top-p"][..]),
+        (&["--temperature", "-1", "hi"], &["--temperature"]),
+        (&["--stop-token-id", "4294967295", "hi"], &["stop_token_ids", "--stop-token-id"]),
+        (&["--n", "17", "hi"], &["1 to 16"]),
+        (&["--beams", "17", "hi"], &["num_beams", "--beams"]),
+        (&["--beams", "2", "--temperature", "0.5", "hi"], &["with beams"]),
+        (&["--min-tokens", "3", "-n", "2", "hi"], &["min_tokens"]),
+        (&["--logprobs", "3", "hi"], &["--json"]),
+        (&["--ctx-size", "1", "hi"], &["--ctx-size"]),
+        (&["--ctx-size", "9999999999", "hi"], &["--ctx-size"]),
+        (&[""], &["the prompt is empty"]),
+        (&["--chat-template", "no/such.jinja", "hi"], &["no/such.jinja"]),
+        (&["--raw", "--chat-template", "no/such.jinja", "hi"], &["--raw"]),
+        (&["hi"], &[NO_MODEL]),
+    ] {
+        refuses(run(args), words);
+    }
+    refuses(kiln(&["batch", "-m", NO_MODEL, "--parallel", "0", "in", "out"]), &["--parallel"]);
+    refuses(kiln(&["batch", "-m", NO_MODEL, "--parallel", "5000", "in", "out"]), &["--parallel"]);
+}
+
+#[test]
+fn the_newline_that_ends_standard_input_is_no_part_of_the_prompt() {
+    let tiny = Tiny::new();
+    let ids = |stdin: &str| {
+        let output = output_of(tiny.run(&["--json", "-n", "1"]), stdin);
+        assert!(output.status.success(), "{stdin:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        object["prompt_ids"].clone()
+    };
+    let two = ids("ab");
+    assert_eq!(two.as_array().unwrap().len(), 2);
+    assert_eq!((ids("ab\n"), ids("ab\r\n")), (two.clone(), two));
+    assert_eq!(ids("ab\n\n").as_array().unwrap().len(), 3);
+    for stdin in ["", "\n"] {
+        let output = output_of(tiny.run(&[]), stdin);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains("the prompt is empty"), "{stderr}");
+    }
+    let mut latin1 = tiny.run(&[]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    latin1.stdin.take().unwrap().write_all(b"one\nRen\xe9\n").unwrap();
+    let stderr = String::from_utf8(latin1.wait_with_output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("standard input line 2: expected UTF-8, found the byte 0xE9 at byte 4"), "{stderr}");
+}
+
+#[test]
+fn full_and_closed_streams_are_errors_and_never_panics() {
+    let tiny = Tiny::new();
+    let completions = || kiln(&["completions", "bash"]);
+    let commands: [&dyn Fn() -> Command; 8] = [
+        &|| tiny.run(&["-n", "3", "hi"]),
+        &|| tiny.run(&["-n", "3", "--json", "hi"]),
+        &|| tiny.command("bench", &["-p", "4", "-n", "0", "-r", "1", "-o", "json"]),
+        &|| tiny.command("tokenize", &["hi"]),
+        &|| tiny.command("inspect", &["--json"]),
+        &completions,
+        &|| kiln(&["--help"]),
+        &|| kiln(&["--version"]),
+    ];
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for make in commands {
+        let mut command = make();
+        let output = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code().is_some_and(|code| code != 0), "{command:?}: {:?} {stderr}", output.status);
+        assert!(!stderr.contains("panicked"), "{command:?}: {stderr}");
+        let mut command = make();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code().is_some() && !stderr.contains("panicked"), "{command:?}: {stderr}");
+        let mut command = make();
+        let status = command.stdout(Stdio::null()).stderr(full()).env("KILN_LOG", "info").status().unwrap();
+        assert_eq!(status.code(), Some(0), "{command:?}: a full standard error is no failure");
+        let mut closed = Command::new("sh");
+        closed.args(["-c", "exec \"$@\" 2>&- >&- <&-", "sh"]).arg(command.get_program()).args(command.get_args());
+        assert!(closed.status().unwrap().code().is_some_and(|code| code < 2), "{command:?}: all streams closed");
+    }
+    let mut mistaken = tiny.run(&["--top-p", "7", "hi"]);
+    assert_eq!(mistaken.stdout(Stdio::null()).stderr(full()).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn sizes_beyond_all_memory_are_refused_with_numbers() {
+    let tiny = Tiny::new();
+    for args in [
+        &["-p", "4294967295", "-n", "0"][..],
+        &["-p", "4294967295", "-d", "4294967295"],
+        &["-n", "4294967295"],
+        &["--parallel", "1024", "-p", "4294967295", "-n", "4294967295"],
+    ] {
+        refuses(tiny.command("bench", args), &["a context of "]);
+    }
+    refuses(with_model("bench", &["--parallel", "1024", "-p", "1000000", "-n", "1"]), &["1024 sequences", "MiB", "-p"]);
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in.jsonl");
+    std::fs::write(
+        &input,
+        "{\"custom_id\": \"a\", \"method\": \"POST\", \"url\": \"/v1/completions\", \"body\": {\"prompt\": \"a\"}}\n",
+    )
+    .unwrap();
+    let (input, output) = (input.to_str().unwrap(), folder.path().join("out"));
+    let args = ["--ctx-size", "1048576", "--parallel", "1024", input, output.to_str().unwrap()];
+    let ended = with_model("batch", &args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    for words in ["1024 sequences of 1048576 tokens", "there is room for", "--ctx-size"] {
+        assert!(stderr.contains(words), "no {words:?} in {stderr}");
+    }
+}
+
+#[test]
+fn errors_are_one_line_without_colours_times_or_control_characters() {
+    let tiny = Tiny::new();
+    let output = output_of(tiny.command("score", &[]), "{\"ids\": [1, 2]}\n{\"te\\u001bxt\": 1}\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && output.stdout.ends_with(b"\n"), "the first line is answered");
+    assert!(stderr.starts_with("error: standard input line 2: expected {\"text\""), "{stderr}");
+    for bad in ["\u{1b}", "line 1", "variant"] {
+        assert!(!stderr.contains(bad), "{bad:?} in {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let logged = |level: &str| {
+        let output = tiny.run(&["-n", "1", "--quiet", "hi"]).env("KILN_LOG", level).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let log = logged("info");
+    assert!(log.contains("INFO") && log.contains("plan: 1 sequences") && !log.contains('\u{1b}'), "{log}");
+    assert!(log.trim_start().starts_with("INFO"), "no time: {log}");
+    assert!(logged("loud").contains("warning: KILN_LOG: found \"loud\""));
+    let too_long = tiny.run(&["--ctx-size", "16", &"word ".repeat(10)]).output().unwrap();
+    let stderr = String::from_utf8(too_long.stderr).unwrap();
+    assert!(stderr.contains("prompt is too long: 50 tokens > 15 maximum: raise --ctx-size above 50"), "{stderr}");
+}
+
+#[test]
+fn a_model_may_be_named_by_the_variable_or_be_where_the_set_up_puts_it() {
+    let tiny = Tiny::new();
+    let tokenize = |folder: &Path, variable: Option<&Path>| {
+        let mut command = kiln(&["tokenize", "--json", "hi"]);
+        command.current_dir(folder).env_remove("KILN_MODEL");
+        variable.into_iter().for_each(|path| drop(command.env("KILN_MODEL", path)));
+        command
+    };
+    assert_eq!(json(tokenize(tiny.folder.path(), Some(&tiny.model))), serde_json::json!([104, 105]));
+    refuses(tokenize(tiny.folder.path(), Some(Path::new("none.gguf"))), &["KILN_MODEL names none.gguf"]);
+    // In the current folder before the repository, which has SmolLM2.
+    let weights = tiny.folder.path().join("weights");
+    std::fs::create_dir(&weights).unwrap();
+    std::fs::copy(&tiny.model, weights.join("SmolLM2-135M-Instruct-Q4_1.gguf")).unwrap();
+    assert_eq!(json(tokenize(tiny.folder.path(), None)), serde_json::json!([104, 105]));
+}
+
+#[test]
+fn ctrl_c_ends_the_answer_and_tells_what_it_took() {
+    let args = ["--raw", "--temp", "0", "--ignore-eos", "-n", "8000", "Once upon a time"];
+    let mut child = with_model("run", &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first byte of the answer.
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("time per output token") && stderr.contains("finish                cancelled"), "{stderr}");
+}
+
+#[test]
+fn shells_get_their_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(kiln(&["completions", shell]));
+        assert!(script.contains("kiln") && script.contains("ctx-size"), "{shell}: {script}");
+    }
+    refuses(kiln(&["completions", "csh"]), &["bash", "zsh"]);
+}
+
+#[test]
+fn a_chat_template_from_a_file_takes_the_place_of_the_models() {
+    let tiny = Tiny::new();
+    let path = tiny.folder.path().join("chat.jinja");
+    let prompt = |source: &str| {
+        std::fs::write(&path, source).unwrap();
+        let mut command = tiny.command("run", &["--temp", "0", "-n", "1", "--json", "--chat-template"]);
+        command.arg(&path).arg("ab");
+        command
+    };
+    let ids = json(prompt("{% for m in messages %}<{{ m.content }}>{% endfor %}"))["prompt_ids"].clone();
+    assert_eq!(ids, serde_json::json!([60, 97, 98, 62]));
+    refuses(prompt("{% for %}"), &["chat template"]);
+    refuses(tiny.command("run", &["ab"]), &["no chat template", "--raw", "--chat-template"]);
 }
