@@ -1,7 +1,5 @@
 //! `kiln batch`: OpenAI's batch format, errors as answers, and going on after a kill.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::llama_file::{self, LlamaFile};
+use crate::common::llama_file::{self, LlamaFile};
 use serde_json::{Value, json};
 
 fn batch(input: &Path, output: &Path) -> Command {

@@ -1,14 +1,12 @@
 //! The `kiln` command as users and scripts meet it: real model, real processes.
 
-mod common;
-
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::llama_file::{self, LlamaFile};
+use crate::common::llama_file::{self, LlamaFile};
 use serde_json::Value;
 
 fn model() -> PathBuf {
