@@ -146,7 +146,7 @@ fn nothing_of_the_input_counts_as_the_templates_own() {
 fn a_long_conversation_is_no_bomb() {
     let source = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content.strip() + '<|im_end|>' + '\n' }}{% endfor %}";
     let template = template(source).unwrap();
-    let one = vec![message("user", "x".repeat(4 << 20))];
+    let one = vec![message("user", &"x".repeat(4 << 20))];
     assert!(prompt(&template, &one, GenerationPrompt::Add).unwrap().len() > 4 << 20);
     let many = vec![message("user", "Hello"); 2000];
     assert_eq!(prompt(&template, &many, GenerationPrompt::Add).unwrap().len(), 2000 * 33);

@@ -46,7 +46,7 @@ pub fn archs_for(capabilities: &[Capability]) -> Option<Vec<&'static str>> {
 /// ("a" names instructions that later GPUs lack).
 fn arch_for(gpu: Capability) -> Option<&'static str> {
     let runs = |&&(name, needed): &&(&str, Capability)| needed == gpu || needed < gpu && !name.ends_with('a');
-    ARCHS.iter().filter(runs).next_back().map(|(name, _)| *name)
+    ARCHS.iter().rfind(runs).map(|(name, _)| *name)
 }
 
 /// Compute capabilities as the driver's own program tells them.

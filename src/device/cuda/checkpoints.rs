@@ -136,7 +136,7 @@ impl CudaDevice {
 
     fn kv_layer(&self, checkpoint: Checkpoint, layer: u32) -> Result<super::plan::KvLayer, DeviceError> {
         let layer = self.plan.kv.layers.get(layer as usize).copied().flatten();
-        layer.ok_or_else(|| DeviceError::NoCheckpoint(checkpoint))
+        layer.ok_or(DeviceError::NoCheckpoint(checkpoint))
     }
 
     /// Calls `each` with the place and the dimensions of every head of every position, `[position][kv head]`.

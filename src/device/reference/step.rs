@@ -138,7 +138,8 @@ impl Machine {
             let at = head / group * head_dim;
             // As on other devices, where scaled queries are pairs of f16.
             let scale = op.score_scale * std::f32::consts::LOG2_E;
-            let overflows = query.iter().any(|q| !((q * scale).abs() < CACHE_OVERFLOW));
+            // NaN is not below anything.
+            let overflows = !query.iter().all(|q| (q * scale).abs() < CACHE_OVERFLOW);
             let dot = |key: &Vec<f32>| -> f64 {
                 if overflows {
                     return f64::NAN;
