@@ -517,7 +517,7 @@ fn a_model_may_be_named_by_the_variable_or_be_where_the_set_up_puts_it() {
     let tokenize = |folder: &Path, variable: Option<&Path>| {
         let mut command = kiln(&["tokenize", "--json", "hi"]);
         command.current_dir(folder).env_remove("KILN_MODEL");
-        variable.into_iter().for_each(|path| drop(command.env("KILN_MODEL", path)));
+        command.envs(variable.map(|path| ("KILN_MODEL", path)));
         command
     };
     assert_eq!(json(tokenize(tiny.folder.path(), Some(&tiny.model))), serde_json::json!([104, 105]));

@@ -139,7 +139,7 @@ fn nothing_of_the_input_counts_as_the_templates_own() {
     }
     let own = template("{{ bos_token }}<s>{{ '<' ~ 's>' }}{{ ['<', 's', '>'] | join }}{{ eos_token | trim }}").unwrap();
     let rendered = own.render(&ChatInput::default()).unwrap();
-    assert_eq!((rendered.text.as_str(), rendered.own), ("<s><s><s><s></s>", vec![0..16]));
+    assert_eq!((rendered.text.as_str(), &rendered.own[..]), ("<s><s><s><s></s>", std::slice::from_ref(&(0..16))));
 }
 
 #[test]

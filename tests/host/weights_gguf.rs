@@ -204,7 +204,8 @@ fn invalid_text_and_truth_values_are_errors_for_those_who_read_them() {
         file.bytes[offset] = value;
         gguf::parse(&file.bytes).unwrap().metadata
     };
-    let cases: [(Metadata, fn(&Metadata) -> Result<(), WeightsError>, &str); 4] = [
+    type Get = fn(&Metadata) -> Result<(), WeightsError>;
+    let cases: [(Metadata, Get, &str); 4] = [
         (
             spoilt("author", FieldKind::Text, 1, 0x20),
             |m| m.str("author").map(drop),
