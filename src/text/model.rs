@@ -2,7 +2,7 @@
 
 use super::Conversation;
 use crate::ids::TokenId;
-use crate::tokenizer::{ChatTemplate, EncodeOptions, GenerationPrompt, Message, Tokenizer, TokenizerError};
+use crate::tokenizer::{ChatInput, ChatTemplate, GenerationPrompt, Tokenizer, TokenizerError};
 use crate::weights::Metadata;
 
 /// A model's tokenizer and chat template.
@@ -23,6 +23,15 @@ impl TextModel {
         Ok(TextModel { tokenizer, chat_template })
     }
 
+    /// The same model with another chat template.
+    ///
+    /// # Errors
+    /// A template that is not valid.
+    pub fn with_chat_template(self, source: &str) -> Result<TextModel, TokenizerError> {
+        let chat_template = ChatTemplate::new(source, &self.tokenizer)?;
+        Ok(TextModel { chat_template: Ok(chat_template), ..self })
+    }
+
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -41,13 +50,15 @@ impl TextModel {
         template: &ChatTemplate,
         conversation: &Conversation,
     ) -> Result<Vec<TokenId>, TokenizerError> {
-        let text = |message: &serde_json::Map<String, serde_json::Value>, name: &str| {
-            message.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
-        };
-        let message = |message| Message::new(text(message, "role"), text(message, "content"));
-        let messages: Vec<Message> = conversation.messages.iter().map(message).collect();
         let generation =
             if conversation.omits_generation_prompt { GenerationPrompt::Omit } else { GenerationPrompt::Add };
-        self.tokenizer.encode(&template.render(&messages, generation)?, EncodeOptions::PROMPT)
+        let rendered = template.render(&ChatInput {
+            messages: &conversation.messages,
+            tools: conversation.tools.as_ref(),
+            documents: conversation.documents.as_ref(),
+            variables: Some(&conversation.variables),
+            generation,
+        })?;
+        self.tokenizer.encode_template(&rendered.text, &rendered.own)
     }
 }

@@ -15,7 +15,7 @@ mod spm;
 mod stream;
 mod vocab;
 
-pub use chat::{ChatTemplate, GenerationPrompt, Message};
+pub use chat::{ChatInput, ChatTemplate, GenerationPrompt, Rendered};
 pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
 pub use special::ParseSpecial;

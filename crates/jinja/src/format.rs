@@ -209,7 +209,7 @@ impl Interp<'_> {
     /// `format.format(…)`.
     pub(crate) fn format(&self, format: &Text, call: Call) -> Result<Text> {
         let mut fields = Fields { call: &call, next: Some(0), manual: false };
-        let text = self.format_fields(format, &mut fields, 2)?;
+        let text = self.format_fields(format, &mut fields, 3)?;
         Ok(text.with_markup(format.markup))
     }
 

@@ -61,6 +61,7 @@ pub struct Template {
     names: ast::Names,
     root: ast::Scoped,
     reads: BTreeSet<String>,
+    fields: BTreeSet<String>,
 }
 
 /// A value that a template is given.
@@ -68,6 +69,8 @@ pub struct Template {
 pub enum Variable<'v> {
     /// Input: nothing in it counts as the template's.
     Input(&'v serde_json::Value),
+    /// A list of objects, input as well.
+    Objects(&'v [serde_json::Map<String, serde_json::Value>]),
     /// A string that the caller vouches for as if the template had spelled it.
     Own(&'v str),
 }
@@ -95,13 +98,18 @@ impl Template {
             let mut body = parser.template()?;
             let root = scope::resolve(&mut body, &mut parser.names)?;
             let reads = scope::inputs(&root, &parser.names);
-            Ok(Template { names: parser.names, root, reads })
+            Ok(Template { names: parser.names, root, reads, fields: parser.fields })
         })
     }
 
     /// The variables that the template reads from outside, its functions among them.
     pub fn reads(&self) -> &BTreeSet<String> {
         &self.reads
+    }
+
+    /// Whether the template may read a field of that name of some value: as an attribute, or spelled as a string.
+    pub fn reads_field(&self, name: &str) -> bool {
+        self.fields.contains(name)
     }
 
     /// Renders the template. A variable that is not given is undefined.
@@ -114,11 +122,15 @@ impl Template {
             for (_, variable) in variables {
                 match variable {
                     Variable::Input(json) => measure(json, &mut values, &mut bytes),
+                    Variable::Objects(list) => {
+                        list.iter().for_each(|object| measure_object(object, &mut values, &mut bytes));
+                    }
                     Variable::Own(text) => bytes += text.len() as u64,
                 }
             }
             let value_of = |variable: &Variable<'_>| match variable {
                 Variable::Input(json) => Value::from_json(json),
+                Variable::Objects(list) => Value::list(list.iter().map(Value::from_object).collect()),
                 Variable::Own(text) => Value::Str(Text::new(*text, Origin::Own)),
             };
             let variables = variables.iter().map(|(name, variable)| (*name, value_of(variable))).collect();
@@ -135,11 +147,16 @@ fn measure(json: &serde_json::Value, values: &mut u64, bytes: &mut u64) {
     match json {
         serde_json::Value::String(text) => *bytes += text.len() as u64,
         serde_json::Value::Array(items) => items.iter().for_each(|item| measure(item, values, bytes)),
-        serde_json::Value::Object(entries) => entries.iter().for_each(|(key, value)| {
-            *bytes += key.len() as u64;
-            measure(value, values, bytes);
-        }),
+        serde_json::Value::Object(entries) => measure_object(entries, values, bytes),
         _ => {}
+    }
+}
+
+fn measure_object(entries: &serde_json::Map<String, serde_json::Value>, values: &mut u64, bytes: &mut u64) {
+    *values += 1;
+    for (key, value) in entries {
+        *bytes += key.len() as u64;
+        measure(value, values, bytes);
     }
 }
 

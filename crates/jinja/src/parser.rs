@@ -4,6 +4,7 @@ use crate::ast::{Body, Expr, For, Macro, Name, Names, Scoped, Stmt, StmtKind, Ta
 use crate::error::Error;
 use crate::lexer::Token;
 use crate::text::Text;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 mod expressions;
@@ -18,12 +19,15 @@ pub(crate) struct Parser {
     /// Whether `break` has a loop to end: a loop's body and blocks in it, but not a macro's body.
     in_loop: bool,
     pub(crate) names: Names,
+    /// Attributes and whole strings that expressions spell.
+    pub(crate) fields: BTreeSet<String>,
     block_names: Vec<String>,
 }
 
 impl Parser {
     pub(crate) fn new(tokens: Vec<(Token, u32)>) -> Parser {
-        Parser { tokens, at: 0, depth: 0, in_loop: false, names: Names::default(), block_names: Vec::new() }
+        let names = Names::default();
+        Parser { tokens, at: 0, depth: 0, in_loop: false, names, fields: BTreeSet::new(), block_names: Vec::new() }
     }
 
     /// The whole template.

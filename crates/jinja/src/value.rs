@@ -161,15 +161,16 @@ impl Value {
             },
             serde_json::Value::String(text) => Value::Str(Text::new(text.as_str(), Origin::Input)),
             serde_json::Value::Array(items) => Value::list(items.iter().map(Value::from_json).collect()),
-            serde_json::Value::Object(entries) => {
-                let mut dict = Dict::default();
-                for (key, value) in entries {
-                    let key = Value::Str(Text::new(key.as_str(), Origin::Input));
-                    dict.0.insert(Key(key), Value::from_json(value));
-                }
-                Value::dict(dict)
-            }
+            serde_json::Value::Object(entries) => Value::from_object(entries),
         }
+    }
+
+    pub(crate) fn from_object(entries: &serde_json::Map<String, serde_json::Value>) -> Value {
+        let mut dict = Dict::default();
+        for (key, value) in entries {
+            dict.insert(Text::new(key.as_str(), Origin::Input), Value::from_json(value));
+        }
+        Value::dict(dict)
     }
 
     pub(crate) fn is_undefined(&self) -> bool {

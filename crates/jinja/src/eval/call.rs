@@ -218,7 +218,7 @@ impl Interp<'_> {
         let name = |name| Value::Str(Text::own(self.names.text(name).as_ref()));
         Ok(Some(match attr {
             "name" => found.name.map_or(Value::None, name),
-            "arguments" => Value::list(found.node.params.iter().map(|(param, _)| name(*param)).collect()),
+            "arguments" => Value::tuple(found.node.params.iter().map(|(param, _)| name(*param)).collect()),
             "catch_kwargs" => Value::Bool(found.node.reads_kwargs),
             "catch_varargs" => Value::Bool(found.node.reads_varargs),
             "caller" => Value::Bool(found.node.reads_caller),

@@ -188,6 +188,7 @@ impl Parser {
                     text.push_str(part);
                     self.at += 1;
                 }
+                self.fields.insert(text.clone());
                 Ok(Expr::Const(Const::Str(Text::own(text))))
             }
             Token::Int(value) => {
@@ -273,7 +274,10 @@ impl Parser {
     fn attribute(&mut self, expr: Expr) -> Result<Expr, Error> {
         self.at += 1;
         match self.next() {
-            Token::Name(name) => Ok(Expr::Attr(Box::new(expr), Text::own(name))),
+            Token::Name(name) => {
+                self.fields.insert(name.clone());
+                Ok(Expr::Attr(Box::new(expr), Text::own(name)))
+            }
             Token::Int(index) => Ok(Expr::Item(Box::new((expr, Expr::Const(Const::Int(index)))))),
             _ => self.error("expected a name or a number behind '.'"),
         }
