@@ -21,6 +21,9 @@ pub enum DeviceChoice {
     Reference,
 }
 
+/// More than this is not offered of the host's memory, which everything else that runs shares.
+const HOST_ROOM_BYTES_MAX: u64 = 4 << 30;
+
 /// Told how many of how many decode steps a GPU has captured as graphs.
 pub type OnGraph<'a> = dyn Fn(u32, u32) + 'a;
 
@@ -80,14 +83,14 @@ impl OpenDevice {
     }
 
     /// Bytes that sequences may take beside weights of `weights_bytes`, an eighth being left for the workspace and everything else;
-    /// `None` where the system does not say how much is free.
+    /// of the host's memory no more than 4 GiB. `None` where the system does not say how much is free.
     pub fn room_bytes(&self, weights_bytes: u64) -> Result<Option<u64>, DeviceError> {
-        let free_bytes = match self {
+        let room = |free_bytes: u64| (free_bytes - free_bytes / 8).saturating_sub(weights_bytes);
+        Ok(match self {
             #[cfg(feature = "cuda")]
-            OpenDevice::Cuda(gpu) | OpenDevice::CudaOrCpu(gpu) => Some(gpu.free_bytes()?),
-            OpenDevice::Cpu | OpenDevice::Reference => free_bytes(),
-        };
-        Ok(free_bytes.map(|free_bytes| (free_bytes - free_bytes / 8).saturating_sub(weights_bytes)))
+            OpenDevice::Cuda(gpu) | OpenDevice::CudaOrCpu(gpu) => Some(room(gpu.free_bytes()?)),
+            OpenDevice::Cpu | OpenDevice::Reference => free_bytes().map(|free| room(free).min(HOST_ROOM_BYTES_MAX)),
+        })
     }
 
     /// Prepares `program` here.

@@ -81,8 +81,8 @@ fn a_process_with_little_address_space_gets_errors() {
     }
     let free = free_bytes().unwrap();
     assert!(free <= 1 << 30, "{free} bytes are free in an address space of 1 GiB");
-    // 1 GiB of cache: 4 KiB for each block.
-    let limits = Limits { num_blocks: 1 << 18, ..limits_one_sequence(32, 1) };
+    // 2 GiB of cache: 2 KiB for each block.
+    let limits = Limits { num_blocks: 1 << 20, ..limits_one_sequence(32, 1) };
     prepare_everywhere(&limits, |name, error| {
         let refused = matches!(&error, DeviceError::OutOfMemory { purpose: Purpose::KvArena, free_bytes: Some(_), .. });
         assert!(refused, "{name}: {error:?}");
