@@ -180,6 +180,9 @@ impl Interp<'_> {
 
     fn int_filter(&self, input: &Value, call: Call) -> Result<Value> {
         let [default, base] = call.bind("int", ["default", "base"], 0)?;
+        if let Value::Str(text) = input {
+            self.budget.pay(text.len() * 4)?;
+        }
         let default = default.unwrap_or(Value::Int(0));
         if let Value::Str(text) = input {
             let base = self.int_arg(base, 10)?;
@@ -213,7 +216,10 @@ impl Interp<'_> {
     fn float_of(&self, input: &Value) -> Result<Option<f64>> {
         match input {
             Value::Undefined(message) => Err(Error::runtime(&**message)),
-            Value::Str(text) => Ok(numbers::parse_float(text.as_str())),
+            Value::Str(text) => {
+                self.budget.pay(text.len() * 4)?;
+                Ok(numbers::parse_float(text.as_str()))
+            }
             other => Ok(numbers::as_float(other)),
         }
     }

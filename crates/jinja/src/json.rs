@@ -114,7 +114,7 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, text: &Text) -> Result<()> {
-        self.budget.pay(text.len() * 4)?;
+        self.budget.pay(text.len() * 8)?;
         self.punctuation("\"");
         for (char, origin) in text.chars() {
             match char {

@@ -150,7 +150,7 @@ fn write_pairs(dict: &crate::value::Dict, out: &mut TextBuf, budget: &Budget) ->
 /// A string in quotes, with double ones if it holds single ones alone.
 fn write_quoted(text: &Text, out: &mut TextBuf, budget: &Budget) -> Result<()> {
     // An escape is up to ten times as long as its character.
-    budget.pay(text.len() * 4)?;
+    budget.pay(text.len() * 8)?;
     let string = text.as_str();
     let quote = if string.contains('\'') && !string.contains('"') { '"' } else { '\'' };
     out.push_char(quote, Origin::Input);

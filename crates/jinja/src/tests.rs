@@ -77,6 +77,10 @@ impl Interp<'_> {
             _ => {}
         }
         call.positional::<0>(name, 0)?;
+        if let ("lower" | "upper", Value::Str(text)) = (name, &value) {
+            // Character by character.
+            self.budget.pay(text.len() * 9)?;
+        }
         Ok(match name {
             "odd" => self.is_remainder(&value, &Value::Int(2), 1)?,
             "even" => self.is_remainder(&value, &Value::Int(2), 0)?,

@@ -130,7 +130,7 @@ impl Interp<'_> {
             && !row.is_empty()
         {
             let count = self.int_arg(Some(count), 0)?;
-            let missing = u64::try_from(count - row.len() as i128).unwrap_or(0);
+            let missing = u64::try_from((count - row.len() as i128).max(0)).unwrap_or(u64::MAX);
             self.budget.pay_elements(missing)?;
             row.extend(std::iter::repeat_n(fill, missing as usize));
         }

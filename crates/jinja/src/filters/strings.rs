@@ -25,6 +25,8 @@ impl Interp<'_> {
         Ok(Value::Str(match name {
             "capitalize" | "lower" | "title" | "upper" | "string" => {
                 call.positional::<0>(name, 0)?;
+                // Character by character.
+                self.budget.pay(if name == "string" { 0 } else { text.len() * 9 })?;
                 match name {
                     "capitalize" => methods::capitalize(&text),
                     "lower" => methods::lower(&text),
@@ -53,6 +55,7 @@ impl Interp<'_> {
             }
             "wordcount" => {
                 call.positional::<0>(name, 0)?;
+                self.budget.pay(text.len() * 9)?;
                 let is_word = |char: char| char.is_alphanumeric() || char == '_' || crate::unicode::is_numeric(char);
                 let words = text.as_str().split(|char| !is_word(char)).filter(|word| !word.is_empty()).count();
                 return Ok(Value::Int(words as i128));

@@ -78,6 +78,8 @@ pub(super) fn call(interp: &Interp<'_>, text: &Text, name: &str, call: Call) -> 
         "encode" => Err(Error::runtime("bytes are not supported in chat templates")),
         _ => {
             call.positional::<0>(name, 0)?;
+            // Character by character.
+            interp.budget.pay(text.len() * 9)?;
             Ok(match name {
                 "capitalize" => Value::Str(capitalize(text)),
                 "casefold" => Value::Str(casefold(text)),
@@ -157,7 +159,7 @@ pub(crate) fn replace(interp: &Interp<'_>, text: &Text, old: &Text, new: &Text, 
     let mut from = 0;
     interp.budget.pay(text.len())?;
     for (at, found) in string.match_indices(old.as_str()).take(most) {
-        interp.budget.pay(new.len() + 8)?;
+        interp.budget.pay(new.len() + 24)?;
         out.push_slice(text, from..at);
         out.push_text(new);
         from = at + found.len();
@@ -170,7 +172,8 @@ fn missing(interp: &Interp<'_>, text: &Text, width: i128, fill: &Text) -> Result
     if fill.as_str().chars().count() != 1 {
         return Err(Error::runtime("The fill character must be exactly one character long"));
     }
-    let missing = u64::try_from(width - text.as_str().chars().count() as i128).unwrap_or(0);
+    let missing = width.saturating_sub(text.as_str().chars().count() as i128).max(0);
+    let missing = u64::try_from(missing).unwrap_or(u64::MAX);
     interp.budget.pay_times(fill.len(), missing)?;
     Ok(missing as usize)
 }
@@ -184,10 +187,9 @@ fn padded(text: &Text, left: usize, right: usize, fill: &Text) -> Text {
 }
 
 pub(crate) fn center(interp: &Interp<'_>, text: &Text, width: i128, fill: &Text) -> Result<Text> {
-    let width = width.min(i128::from(u32::MAX));
     let missing = missing(interp, text, width, fill)?;
     // An odd one goes to the left where the width is odd.
-    let left = missing / 2 + (missing & width.max(0) as usize & 1);
+    let left = missing / 2 + (missing & (width.max(0) & 1) as usize);
     Ok(padded(text, left, missing - left, fill))
 }
 
