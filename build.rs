@@ -1,7 +1,7 @@
 //! Compiles `cuda/*.cu` with nvcc into one fatbin per file under `OUT_DIR`; `src/device/cuda` embeds them.
 //!
 //! Development builds hold PTX for the oldest architecture and for Hopper; release builds hold machine code and PTX for every
-//! supported one. `KILN_CUDA_ARCHS` (such as `80,90a`) narrows either. A fatbin whose inputs have not changed is taken from a cache
+//! supported one. `KILN_CUDA_ARCHS` (such as `80,90a`) narrows either; `90a-virtual` is PTX alone. A fatbin whose inputs have not changed is taken from a cache
 //! that is keyed by their content, so that switching branches and profiles compiles nothing twice.
 
 use std::collections::hash_map::DefaultHasher;
@@ -62,11 +62,15 @@ impl Build {
                 .map(str::to_owned)
                 .into();
         for arch in archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()) {
+            let (arch, is_virtual) = arch.strip_suffix("-virtual").map_or((arch, !release), |arch| (arch, true));
             if !ARCHS.contains(&arch) {
-                fail(&format!("KILN_CUDA_ARCHS: expected a list of {}, found `{arch}`", ARCHS.join(", ")));
+                fail(&format!(
+                    "KILN_CUDA_ARCHS: expected a list of {}, each also with `-virtual` behind it, found `{arch}`",
+                    ARCHS.join(", ")
+                ));
             }
             flags.push(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
-            if release {
+            if !is_virtual {
                 flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
             }
         }

@@ -79,8 +79,8 @@ template <int TILES> struct State {
     __device__ void fold(const State &next) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            // Nothing was visible: identity.
-            if (next.max[half] == -INFINITY) continue;
+            // Nothing was visible: identity. Scores that are all NaN have no maximum either, but a sum of NaN.
+            if (next.max[half] == -INFINITY && next.sum[half] == 0.0f) continue;
             const float both = fmaxf(max[half], next.max[half]);
             const float before = exp2f(max[half] - both), after = exp2f(next.max[half] - both);
             max[half] = both;
@@ -129,6 +129,7 @@ template <int HD, typename T> struct Attend {
             if (pair < item.pairs && dim < p.cache.head_dim) {
                 x = p.query[(size_t)batch_row(pair) * p.query_stride + query_head(pair) * p.cache.head_dim + dim] * p.scale_log2;
             }
+            // Beyond f16 the parts are infinite with opposite signs, and all of the pair's scores NaN.
             split(x, s.queries[0][pair][dim], s.queries[1][pair][dim]);
         }
         last_key = -1;

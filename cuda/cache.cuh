@@ -5,6 +5,15 @@
 
 namespace kiln {
 
+// src/device/quant.rs, CACHE_OVERFLOW: from here on f16 rounds to infinity, in which an int8 cache follows it.
+constexpr unsigned CACHE_OVERFLOW_BITS = 0x477ff000u;
+
+// A key's or value's element in an f16 cache. Infinity becomes NaN: products with it may be -inf, which is what masked scores are.
+__device__ inline kiln_u16 cached_f16(float x) {
+    const kiln_u16 bits = __half_as_ushort(__float2half_rn(x));
+    return (bits & 0x7fffu) >= 0x7c00u ? (kiln_u16)0x7fffu : bits;
+}
+
 // Of a position of a sequence: its block, and how many tokens of keys or values lie in front of those of a KV head there.
 struct CachePlace {
     const KilnCache &c;
@@ -38,7 +47,7 @@ struct HeadQuantiser {
     // Of the largest magnitude.
     __device__ explicit HeadQuantiser(unsigned amax_bits) {
         const float amax = __uint_as_float(amax_bits);
-        const bool is_finite = amax_bits < 0x7f800000u, is_zero = amax < AMAX_MIN;
+        const bool is_finite = amax_bits < CACHE_OVERFLOW_BITS, is_zero = amax < AMAX_MIN;
         inverse = is_finite && !is_zero ? 127.0f / amax : 0.0f;
         scale = !is_finite ? __uint_as_float(0x7fc00000u) : is_zero ? 0.0f : amax / 127.0f;
     }

@@ -141,7 +141,7 @@ __device__ inline void end_stored(const KilnLinearParams &p, size_t row, unsigne
         }
         if (inside && matrix > 0) {
             const CachePlace place(p.qkv.cache, info.seq, info.position, head, matrix == 2);
-            place.elements<kiln_u16>()[dim] = __half_as_ushort(__float2half_rn(x));
+            place.elements<kiln_u16>()[dim] = cached_f16(x);
         }
         if (inside && matrix == 0) p.out[row * p.out_stride + element] = x;
     } else if (inside) {

@@ -27,7 +27,10 @@ template <typename Element> __device__ inline float sum_of_squares(unsigned cols
     return total;
 }
 
-__device__ inline float norm_scale(float squares, unsigned cols, float eps) { return 1.0f / sqrtf(squares / (float)cols + eps); }
+// A sum that is not finite would make a row of zeros: its scale is NaN.
+__device__ inline float norm_scale(float squares, unsigned cols, float eps) {
+    return 1.0f / sqrtf(squares / (float)cols + eps) + (squares - squares);
+}
 
 // A row's new residual and its norm: calls sum(i, x) with every element of residual + delta, then block(b, i, x) with the normed elements of
 // block b, lane by lane (zeros beyond the columns). Each thread gets back the elements that it summed.

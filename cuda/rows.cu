@@ -87,7 +87,7 @@ namespace kiln {
 __device__ inline void keep_head(const CachePlace &place, const float *x) {
     const unsigned lane = lane_id(), head_dim = place.c.head_dim;
     if (!place.c.is_int8) {
-        for (unsigned i = lane; i < head_dim; i += 32) place.elements<kiln_u16>()[i] = __half_as_ushort(__float2half_rn(x[i]));
+        for (unsigned i = lane; i < head_dim; i += 32) place.elements<kiln_u16>()[i] = cached_f16(x[i]);
         return;
     }
     unsigned amax_bits = 0;

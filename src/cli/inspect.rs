@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 
 use clap::Args;
 use kiln::model::{BatchShape, Epilogue, KvCacheDType, ModelSpec, Program, Prologue, StageOp, build_spec};
@@ -10,15 +9,15 @@ use kiln::weights::{DType, GgufFile, MetaArray, MetaValue, WeightsError, beginni
 use serde_json::{Value, json};
 
 use super::CliError;
+use super::args::ModelArgs;
 
 /// Show a model file: metadata, tensors, sizes and the program of stages
 ///
 /// A file that kiln cannot run is shown as well, without a program and with the reason.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// GGUF model file
-    #[arg(short, long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
     /// Show every tensor
     #[arg(long)]
@@ -40,7 +39,7 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
-    let file = GgufFile::open(&args.model)?;
+    let file = GgufFile::open(&args.model.path()?)?;
     let built = build_spec(file.metadata(), &file).map(|spec| (Program::of(&spec), spec));
     let mut out = BufWriter::new(std::io::stdout().lock());
     match args.json {

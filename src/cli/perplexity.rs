@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use kiln::runtime::{Runtime, RuntimeOptions};
+use kiln::runtime::RuntimeOptions;
 use serde_json::json;
 
-use super::{CliError, DeviceArgs, TEXT_WITH_BOS, read_text};
+use super::args::{DeviceArgs, ModelArgs};
+use super::progress::{self, Busy, Shown};
+use super::streams::{print_line, read_text};
+use super::{CliError, TEXT_WITH_BOS};
 
 /// Measure perplexity over a text file, as llama-perplexity does
 ///
@@ -19,9 +21,8 @@ pub struct PerplexityArgs {
     /// Text file
     file: PathBuf,
 
-    /// GGUF model file
-    #[arg(short, long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
     /// Context length in tokens: the size of a chunk
     #[arg(short, long = "ctx", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
@@ -44,23 +45,22 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let text = read_text(&args.file)?;
     let options =
         RuntimeOptions { context_tokens: Some(args.ctx), logit_rows_max: 128, ..args.device.runtime_options() };
-    let runtime = Runtime::open(&args.model, &options)?;
+    let runtime = progress::open_runtime(&args.model.path()?, &options, Shown::Yes)?;
     let tokenizer = runtime.text().tokenizer();
+    let busy = Busy::with("cutting the text into tokens", Shown::Yes);
     let ids = tokenizer.encode(&text, TEXT_WITH_BOS)?;
+    drop(busy);
     let ctx = args.ctx as usize;
     let chunks = (ids.len() / ctx).min(args.chunks.map_or(usize::MAX, |n| n as usize));
     if chunks == 0 {
         return Err(CliError::usage(format!(
-            "{} has {} tokens, a chunk takes {ctx}: give a longer text or a smaller --ctx",
+            "{}: expected at least {ctx} tokens, a chunk, found {}: give a longer text or a smaller --ctx",
             args.file.display(),
             ids.len()
         )));
     }
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    let bar = ProgressBar::new(chunks as u64).with_style(
-        ProgressStyle::with_template("{bar:40} {pos}/{len} chunks  {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
+    let bar = progress::bar(chunks as u64, "{bar:40} {pos}/{len} chunks  {msg}", "", Shown::Yes);
     let (mut nll, mut squares, mut count) = (0.0f64, 0.0f64, 0u64);
     for chunk in ids.chunks_exact(ctx).take(chunks) {
         let mut chunk = chunk.to_vec();
@@ -85,9 +85,7 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let error = if count > 1 { (variance / (count - 1) as f64).sqrt() * perplexity } else { 0.0 };
     if args.json {
         let all = json!({"perplexity": perplexity, "error": error, "tokens": count, "chunks": chunks, "ctx": ctx});
-        println!("{all}");
-    } else {
-        println!("perplexity {perplexity:.4} ± {error:.4} over {count} tokens in {chunks} chunks of {ctx}");
+        return print_line(all);
     }
-    Ok(())
+    print_line(format_args!("perplexity {perplexity:.4} ± {error:.4} over {count} tokens in {chunks} chunks of {ctx}"))
 }

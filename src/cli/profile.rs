@@ -1,7 +1,6 @@
 //! `kiln profile`: a measured region for profiling tools.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -10,8 +9,10 @@ use kiln::device::{Device, GpuKind, Profiler};
 use kiln::model::Program;
 use kiln::runtime::{LoadedModel, OpenDevice};
 
-use super::bench::steps::{self, Sequences};
-use super::{CliError, DeviceArgs};
+use super::CliError;
+use super::args::{DeviceArgs, ModelArgs, StepArgs};
+use super::bench::steps::{self, Extent, Sequences};
+use super::progress::{Loading, Shown};
 
 /// Run a model for a profiling tool to look at: a prompt and a generation, warmed up
 ///
@@ -20,9 +21,8 @@ use super::{CliError, DeviceArgs};
 /// launch, so its stages are named where the graph was captured. Prints the speed and the command lines of both tools, or runs one.
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
-    /// GGUF model file
-    #[arg(short, long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
     /// Tokens of the prompt
     #[arg(short = 'p', long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -32,9 +32,8 @@ pub struct ProfileArgs {
     #[arg(short = 'n', long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     n_gen: u32,
 
-    /// Rows (tokens) of one prefill step
-    #[arg(long = "ubatch-size", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8192))]
-    ubatch_size: u32,
+    #[command(flatten)]
+    step: StepArgs,
 
     /// Run under this tool, which must be installed
     #[arg(long, value_enum, value_name = "TOOL")]
@@ -77,9 +76,11 @@ impl Tool {
     /// The tool on this command, without its `--run`.
     fn command(self, args: &ProfileArgs) -> Result<Command, CliError> {
         let mut command = Command::new(self.program());
-        command.args(self.args()).arg(std::env::current_exe()?).arg("profile").arg("--model").arg(&args.model);
+        let itself = std::env::current_exe()
+            .map_err(|error| CliError::usage(format!("the path of this program is not known: {error}")))?;
+        command.args(self.args()).arg(itself).arg("profile").arg("--model").arg(args.model.path()?);
         for (flag, value) in
-            [("--n-prompt", args.n_prompt), ("--n-gen", args.n_gen), ("--ubatch-size", args.ubatch_size)]
+            [("--n-prompt", args.n_prompt), ("--n-gen", args.n_gen), ("--ubatch-size", args.step.rows_max())]
         {
             command.arg(flag).arg(value.to_string());
         }
@@ -109,11 +110,14 @@ fn run_under(tool: Tool, args: &ProfileArgs) -> Result<(), CliError> {
 }
 
 fn measure(args: &ProfileArgs) -> Result<(), CliError> {
-    let loaded = LoadedModel::open(&args.model)?;
+    let extent = Extent { sequences: 1, positions: u64::from(args.n_prompt) + u64::from(args.n_gen) };
+    let loaded = LoadedModel::open(&args.model.path()?)?;
     let program = Program::of(loaded.spec());
-    let limits = steps::limits(1, args.n_prompt + args.n_gen, args.ubatch_size, &args.device);
-    let mut device = loaded.prepare(&program, OpenDevice::open(args.device.choice())?, &limits, &|_| {})?;
-    drop(loaded);
+    let device = OpenDevice::open(args.device.choice())?;
+    let limits = steps::limits(extent, args.step.rows_max(), &args.device, &loaded, &device)?;
+    let loading = Loading::of(&loaded, Shown::Yes);
+    let mut device = loaded.prepare(&program, device, &limits, &|progress| loading.show(progress))?;
+    drop((loading, loaded));
     run_once(args, &program, device.as_mut())?;
     device.profiler(Profiler::Start)?;
     let [prefill_s, decode_s] = run_once(args, &program, device.as_mut())?;

@@ -4,11 +4,17 @@
 //! `amax` is below [`AMAX_MIN`] is all zeros with scale 0 (the reciprocal would overflow). A block with a value that is not
 //! finite has scale NaN, so that what it feeds is NaN as well instead of a plausible number.
 
+use half::f16;
+
 /// Activations per quantised block.
 pub const BLOCK: usize = 32;
 
 /// The smallest maximum that is not flushed to zero.
 pub const AMAX_MIN: f32 = 1e-30;
+
+/// The magnitude from which on f16 rounds to infinity. Keys, values and scaled queries of attention from here on count as overflow on every
+/// device and with either cache, and are NaN to whatever reads them.
+pub const CACHE_OVERFLOW: f32 = 65520.0;
 
 /// A block's scale, and how its values become integers.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +36,15 @@ impl Quantiser {
         }
     }
 
+    /// For the key or value of one token and KV head, which must be in the range of f16.
+    #[inline]
+    pub fn of_head(x: &[f32]) -> Quantiser {
+        match x.iter().all(|x| x.abs() < CACHE_OVERFLOW) {
+            true => Quantiser::of(x),
+            false => Quantiser { scale: f32::NAN, inverse: 0.0 },
+        }
+    }
+
     /// One of the block's values; its product with the scale is what is left of it. Zeros where the block is not finite.
     #[inline]
     pub fn integer(&self, x: f32) -> i8 {
@@ -43,6 +58,19 @@ pub fn quantise_block(x: &[f32], q: &mut [i8]) -> (f32, i32) {
     q.fill(0);
     q.iter_mut().zip(x).for_each(|(q, x)| *q = quantiser.integer(*x));
     (quantiser.scale, q.iter().map(|q| i32::from(*q)).sum())
+}
+
+/// Quantises the key or value of one token and KV head for an int8 cache. Returns the scale.
+pub fn quantise_head(x: &[f32], q: &mut [i8]) -> f32 {
+    let quantiser = Quantiser::of_head(x);
+    q.iter_mut().zip(x).for_each(|(q, x)| *q = quantiser.integer(*x));
+    quantiser.scale
+}
+
+/// A key's or value's element in an f16 cache: infinity becomes NaN, because products with it may be -inf, which is what masked scores are.
+pub fn cached_f16(x: f32) -> f16 {
+    let rounded = f16::from_f32(x);
+    if rounded.is_infinite() { f16::NAN } else { rounded }
 }
 
 /// Blocks per segment of a row of `num_blocks` blocks of 32 weights: segment sums are formed in block order and then added
@@ -87,6 +115,16 @@ mod tests {
                 let error = (f32::from(quantiser.integer(*x)) * quantiser.scale - x).abs();
                 assert!(error <= 0.5001 * quantiser.scale, "{x:e} is off by {error:e}");
             }
+        }
+    }
+
+    #[test]
+    fn keys_and_values_beyond_f16_are_nan_in_either_cache() {
+        for (x, fits) in [(65504.0, true), (-65519.9, true), (65520.0, false), (-1e6, false), (f32::NAN, false)] {
+            assert_eq!(cached_f16(x).is_finite(), fits, "{x}");
+            assert_eq!(cached_f16(x).is_nan(), !fits, "{x}");
+            let mut integers = [0; 2];
+            assert_eq!(quantise_head(&[1.0, x], &mut integers).is_nan(), !fits, "{x}");
         }
     }
 

@@ -39,6 +39,49 @@ impl SequenceNeed {
             slot_bytes: vocab_size * (4 + 8) + vocab_size.div_ceil(8),
         }
     }
+
+    /// Bytes that a sequence of `context_tokens` takes, in whole blocks.
+    fn sequence_bytes(&self, context_tokens: u64) -> u64 {
+        let positions = context_tokens.div_ceil(BLOCK_TOKENS.into()).saturating_mul(BLOCK_TOKENS.into());
+        positions.saturating_mul(self.token_bytes).saturating_add(self.slot_bytes)
+    }
+}
+
+/// A cache for so many sequences of such a length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachePlan {
+    pub slots_max: u32,
+    pub context_tokens_max: u32,
+    pub block_tokens: u32,
+    pub num_blocks: u32,
+}
+
+impl CachePlan {
+    /// The cache that was asked for, whatever the numbers are.
+    ///
+    /// # Errors
+    /// More tokens, sequences or memory than there can be: `room_bytes`, where that is known.
+    pub fn of(
+        need: SequenceNeed,
+        sequences: u64,
+        context_tokens: u64,
+        room_bytes: Option<u64>,
+    ) -> Result<CachePlan, RuntimeError> {
+        if !(1..=u64::from(CONTEXT_TOKENS_LIMIT)).contains(&context_tokens) {
+            return Err(RuntimeError::Context { asked: context_tokens, limit: CONTEXT_TOKENS_LIMIT });
+        }
+        if !(1..=u64::from(SEQUENCES_LIMIT)).contains(&sequences) {
+            return Err(RuntimeError::Sequences { asked: sequences, limit: SEQUENCES_LIMIT });
+        }
+        let needed_bytes = need.sequence_bytes(context_tokens).saturating_mul(sequences);
+        if let Some(room_bytes) = room_bytes.filter(|room_bytes| needed_bytes > *room_bytes) {
+            return Err(RuntimeError::Room { sequences, context_tokens, needed_bytes, room_bytes });
+        }
+        // Both are within their limits: the blocks are at most 2^26.
+        let (slots_max, context_tokens_max) = (sequences as u32, context_tokens as u32);
+        let num_blocks = context_tokens_max.div_ceil(BLOCK_TOKENS) * slots_max;
+        Ok(CachePlan { slots_max, context_tokens_max, block_tokens: BLOCK_TOKENS, num_blocks })
+    }
 }
 
 /// `room_bytes`: what the device has free beside weights and workspace, if that is known; else the cache's default size counts.
@@ -47,42 +90,42 @@ pub fn limits_of(
     options: &RuntimeOptions,
     room_bytes: Option<u64>,
 ) -> Result<Limits, RuntimeError> {
-    let SequenceNeed { context_tokens_trained, token_bytes, slot_bytes } = need;
-    let room_bytes = room_bytes.unwrap_or(DEFAULT_ARENA_BYTES_MAX);
+    let SequenceNeed { context_tokens_trained, token_bytes, .. } = need;
+    let fitting_bytes = room_bytes.unwrap_or(DEFAULT_ARENA_BYTES_MAX);
     // Whole blocks: an arena has no other room.
-    let affordable = room_bytes.min(DEFAULT_ARENA_BYTES_MAX) / token_bytes / u64::from(BLOCK_TOKENS);
+    let affordable = fitting_bytes.min(DEFAULT_ARENA_BYTES_MAX) / token_bytes / u64::from(BLOCK_TOKENS);
     let affordable = (affordable * u64::from(BLOCK_TOKENS)).min(u64::from(CONTEXT_TOKENS_LIMIT)) as u32;
     let default = context_tokens_trained.min(affordable).max(BLOCK_TOKENS);
-    let context_tokens_max = options.context_tokens.unwrap_or(default);
-    if !(2..=CONTEXT_TOKENS_LIMIT).contains(&context_tokens_max) {
-        return Err(RuntimeError::Context { asked: context_tokens_max, limit: CONTEXT_TOKENS_LIMIT });
+    let context_tokens = options.context_tokens.unwrap_or(default);
+    if context_tokens < 2 {
+        return Err(RuntimeError::Context { asked: context_tokens.into(), limit: CONTEXT_TOKENS_LIMIT });
     }
-    let seq_blocks = context_tokens_max.div_ceil(BLOCK_TOKENS);
-    let slots_max = match options.sequences {
+    let sequences = match options.sequences {
         Sequences::Exactly(count) => count.get(),
         Sequences::AsManyAsFit => {
-            let seq_bytes = u64::from(seq_blocks * BLOCK_TOKENS) * token_bytes + slot_bytes;
-            (room_bytes / seq_bytes).clamp(1, u64::from(FITTING_SEQUENCES_MAX)) as u32
+            let fitting = fitting_bytes / need.sequence_bytes(context_tokens.into());
+            fitting.clamp(1, FITTING_SEQUENCES_MAX.into()) as u32
         }
     };
-    if slots_max > SEQUENCES_LIMIT {
-        return Err(RuntimeError::Sequences { asked: slots_max, limit: SEQUENCES_LIMIT });
-    }
+    // The least that there is is tried; what was asked for must fit.
+    let is_asked =
+        options.context_tokens.is_some() || matches!(options.sequences, Sequences::Exactly(n) if n.get() > 1);
+    let plan = CachePlan::of(need, sequences.into(), context_tokens.into(), room_bytes.filter(|_| is_asked))?;
+    let CachePlan { slots_max, context_tokens_max, block_tokens, num_blocks } = plan;
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
     let step_rows_max = options.step_rows_max.min(context_tokens_max.saturating_mul(slots_max));
-    let num_blocks = seq_blocks * slots_max;
     tracing::info!(
         "plan: {slots_max} sequences of up to {context_tokens_max} tokens need {} MiB of {} cache; there is room for {} MiB",
-        (u64::from(num_blocks * BLOCK_TOKENS) * token_bytes).div_ceil(1 << 20),
+        (u64::from(num_blocks) * u64::from(BLOCK_TOKENS)).saturating_mul(token_bytes).div_ceil(1 << 20),
         options.kv_cache_dtype.name(),
-        room_bytes >> 20,
+        fitting_bytes >> 20,
     );
     Ok(Limits {
         slots_max,
         context_tokens_max,
         step_rows_max,
         logit_rows_max: options.logit_rows_max.max(slots_max.min(step_rows_max)),
-        block_tokens: BLOCK_TOKENS,
+        block_tokens,
         num_blocks,
         kv_cache_dtype: options.kv_cache_dtype,
         threads: options.threads.unwrap_or_else(cores),
@@ -113,7 +156,35 @@ mod tests {
         assert_eq!(context(None, Some(1 << 20)), 1024);
         assert_eq!(context(None, Some((1 << 20) - 1)), 1008, "whole blocks");
         assert_eq!(context(None, Some(0)), 16);
-        assert_eq!(context(Some(9000), Some(1 << 20)), 9000, "what was asked for; the device says if it does not fit");
+        assert_eq!(context(Some(900), Some(2 << 20)), 900);
+    }
+
+    #[test]
+    fn what_was_asked_for_must_be_possible_and_fit() {
+        let plan = |sequences, context_tokens, room_bytes| CachePlan::of(NEED, sequences, context_tokens, room_bytes);
+        let fits = CachePlan { slots_max: 3, context_tokens_max: 33, block_tokens: 16, num_blocks: 9 };
+        // Three blocks of 16 KiB each, and 256 KiB beside them.
+        let needed_bytes = 3 * (48 << 10) + 3 * (256 << 10);
+        assert_eq!(plan(3, 33, Some(needed_bytes)).unwrap(), fits);
+        let short = plan(3, 33, Some(needed_bytes - 1)).unwrap_err();
+        assert!(matches!(short, RuntimeError::Room { sequences: 3, context_tokens: 33, .. }), "{short}");
+        assert_eq!(plan(1024, 1 << 20, None).unwrap().num_blocks, 1 << 26);
+        for (sequences, context_tokens) in [(1, 0), (1, (1 << 20) + 1), (1, u64::MAX), (1, 1 << 32)] {
+            let refused = plan(sequences, context_tokens, None);
+            assert!(matches!(refused, Err(RuntimeError::Context { asked, .. }) if asked == context_tokens));
+        }
+        for sequences in [0, 1025, 1 << 32, u64::MAX] {
+            assert!(
+                matches!(plan(sequences, 16, None), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences)
+            );
+        }
+        let asked = RuntimeOptions { context_tokens: Some(9000), ..RuntimeOptions::default() };
+        assert!(matches!(limits_of(NEED, &asked, Some(1 << 20)), Err(RuntimeError::Room { .. })));
+        let huge = SequenceNeed { token_bytes: u64::MAX / 2, ..NEED };
+        assert!(
+            matches!(CachePlan::of(huge, 9, 99, Some(u64::MAX - 1)), Err(RuntimeError::Room { .. })),
+            "no overflow"
+        );
     }
 
     #[test]

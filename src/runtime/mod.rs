@@ -19,7 +19,8 @@ use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
 pub use crate::device::{DeviceChoice, OpenDevice};
-use capacity::{SequenceNeed, limits_of};
+use capacity::limits_of;
+pub use capacity::{CachePlan, SequenceNeed};
 pub use generate::{Control, Generating};
 pub use host::{Delivery, EngineHandle, Events, Ticket};
 pub use loaded::{LoadedModel, OnProgress, Progress};
@@ -48,6 +49,8 @@ pub struct RuntimeOptions {
     pub step_rows_max: u32,
     /// Rows of one step with logits: 1 for generation, more to score.
     pub logit_rows_max: u32,
+    /// A chat template in place of the model's own.
+    pub chat_template: Option<String>,
 }
 
 impl Default for RuntimeOptions {
@@ -60,6 +63,7 @@ impl Default for RuntimeOptions {
             sequences: Sequences::Exactly(NonZeroU32::MIN),
             step_rows_max: 512,
             logit_rows_max: 1,
+            chat_template: None,
         }
     }
 }
@@ -79,9 +83,14 @@ pub enum RuntimeError {
     #[error(transparent)]
     Shared(#[from] Arc<EngineError>),
     #[error("a context of {asked} tokens: at least 2 and at most {limit} are possible")]
-    Context { asked: u32, limit: u32 },
+    Context { asked: u64, limit: u32 },
     #[error("{asked} sequences at once: at most {limit} are possible")]
-    Sequences { asked: u32, limit: u32 },
+    Sequences { asked: u64, limit: u32 },
+    #[error(
+        "{sequences} sequences of {context_tokens} tokens need {} MiB of cache: there is room for {} MiB",
+        .needed_bytes.div_ceil(1 << 20), .room_bytes >> 20
+    )]
+    Room { sequences: u64, context_tokens: u64, needed_bytes: u64, room_bytes: u64 },
     #[error("the system gives no thread for the engine: {0}")]
     Thread(std::io::Error),
 }
@@ -124,7 +133,10 @@ impl Runtime {
         options: &RuntimeOptions,
         on_progress: &OnProgress<'_>,
     ) -> Result<Runtime, RuntimeError> {
-        let text = TextModel::from_metadata(loaded.file().metadata())?;
+        let mut text = TextModel::from_metadata(loaded.file().metadata())?;
+        if let Some(source) = &options.chat_template {
+            text = text.with_chat_template(source)?;
+        }
         let spec = loaded.spec().clone();
         let device = OpenDevice::open(options.device)?;
         let limits = limits_of(

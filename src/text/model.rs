@@ -23,6 +23,15 @@ impl TextModel {
         Ok(TextModel { tokenizer, chat_template })
     }
 
+    /// The same model with another chat template.
+    ///
+    /// # Errors
+    /// A template that is not valid.
+    pub fn with_chat_template(self, source: &str) -> Result<TextModel, TokenizerError> {
+        let chat_template = ChatTemplate::new(source, &self.tokenizer)?;
+        Ok(TextModel { chat_template: Ok(chat_template), ..self })
+    }
+
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

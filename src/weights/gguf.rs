@@ -49,7 +49,7 @@ impl GgufFile {
     /// Maps the file at `path` and checks all of its header; no tensor data is read.
     pub fn open(path: &Path) -> Result<GgufFile, WeightsError> {
         let map = MappedFile::open(path)?;
-        let header = parse(map.bytes()).and_then(Header::require_single_file).map_err(|error| error.in_file(path))?;
+        let header = parse(map.bytes()).map_err(|error| error.in_file(path))?;
         Ok(GgufFile { header, map })
     }
 
@@ -166,17 +166,6 @@ impl Header {
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         let at = self.by_name.binary_search_by(|&i| self.tensors[i as usize].name.as_str().cmp(name)).ok()?;
         Some(&self.tensors[self.by_name[at] as usize])
-    }
-
-    /// Part of a split model would only fail later, with a tensor that is missing for no visible reason.
-    fn require_single_file(self) -> Result<Header, WeightsError> {
-        match self.metadata.u32_or("split.count", 1)? {
-            0 | 1 => Ok(self),
-            parts => {
-                let expected = "a whole model in one file (llama-gguf-split --merge makes one)";
-                Err(WeightsError::invalid("metadata key split.count", expected, format!("one of {parts} parts")))
-            }
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the CUDA device on the simulated GPU: the same tests again, each in a process of its own that finds the simulated
 //! driver as `libcuda.so`.
 
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +13,8 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// Runs the test `name` of this binary again, with every checker on, once for each list of settings.
+/// Runs the test `name` of the caller's file again, with every checker on, once for each list of settings.
+#[track_caller]
 pub fn rerun(name: &str, runs: &[&[(&str, &str)]]) {
     for settings in runs {
         rerun_with(name, settings);
@@ -20,7 +22,9 @@ pub fn rerun(name: &str, runs: &[&[(&str, &str)]]) {
 }
 
 /// Like [`rerun`], once; returns what it printed.
+#[track_caller]
 pub fn rerun_with(name: &str, settings: &[(&str, &str)]) -> String {
+    let name = &format!("{}{name}", module_of(Location::caller().file()));
     let folder = library_folder();
     let test = std::env::current_exe().unwrap();
     let mut command = Command::new(test);
@@ -32,6 +36,16 @@ pub fn rerun_with(name: &str, settings: &[(&str, &str)]) -> String {
     assert!(output.status.success(), "{name} on the simulated GPU, {settings:?}:\n{text}");
     assert!(text.contains("1 passed"), "no test is called {name}:\n{text}");
     text
+}
+
+/// What the names of a file's tests begin with: `tests/devices/stages/cases.rs` → `stages::cases::`, `tests/devices/cuda_steps.rs` →
+/// `cuda_steps::`, and nothing for a test program's own file.
+fn module_of(file: &str) -> String {
+    let path = Path::new(file).with_extension("");
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let below = parts.iter().rposition(|part| part == "tests").map_or(parts.len(), |at| at + 1);
+    let modules = parts[below..].iter().skip(1).filter(|part| !["mod", "main"].contains(&part.as_str()));
+    modules.map(|part| format!("{part}::")).collect()
 }
 
 /// A folder with both names that programs look for.
@@ -65,6 +79,7 @@ pub fn has_share(index: usize) -> bool {
 /// Runs the cases of the test `name` for compute capabilities 8.0 and 9.0 under five schedules, with approximations as exact as can be and
 /// perturbed, and with both ways in which tensor cores may round. Each case has one of the five schedules per compute capability, and
 /// with `KILN_TEST_MATRIX=full` all of them, under every arithmetic. None of the counters in `matrices` may stay zero.
+#[track_caller]
 pub fn rerun_cases(name: &str, matrices: &[&str]) {
     const ARITHMETIC: [&str; 3] = ["perturb,truncate", "perturb", ""];
     let is_full = std::env::var("KILN_TEST_MATRIX").is_ok_and(|matrix| matrix == "full");

@@ -82,6 +82,41 @@ impl Tensors {
     }
 }
 
+impl Tensors {
+    /// Multiplies the weights of rows `rows` by `factor`, as far as the format's numbers are finite.
+    pub fn scale(&mut self, name: &str, rows: std::ops::Range<u64>, factor: f32) {
+        let stored = self.0.get_mut(name).unwrap();
+        let (block_bytes, row_bytes) =
+            (stored.dtype.block_bytes() as usize, stored.dtype.row_bytes(stored.cols).unwrap() as usize);
+        let data = &mut stored.data[rows.start as usize * row_bytes..rows.end as usize * row_bytes];
+        for block in data.chunks_exact_mut(block_bytes) {
+            let mut half_at = |at: usize| {
+                let x = f16::from_le_bytes([block[at], block[at + 1]]).to_f32() * factor;
+                block[at..at + 2].copy_from_slice(&f16::from_f32(x.clamp(-65504.0, 65504.0)).to_le_bytes());
+            };
+            match stored.dtype {
+                DType::F16 | DType::Q8_0 => half_at(0),
+                DType::Q4_1 => [0, 2].into_iter().for_each(half_at),
+                DType::F32 => {
+                    let x = f32::from_le_bytes(block.try_into().unwrap()) * factor;
+                    block.copy_from_slice(&x.clamp(f32::MIN, f32::MAX).to_le_bytes());
+                }
+                DType::BF16 => {
+                    let x = bf16::from_le_bytes(block.try_into().unwrap()).to_f32() * factor;
+                    let most = bf16::MAX.to_f32();
+                    block.copy_from_slice(&bf16::from_f32(x.clamp(-most, most)).to_le_bytes());
+                }
+                other => panic!("{other} has no scale here"),
+            }
+        }
+    }
+
+    /// All tensors: their names, formats and rows.
+    pub fn names(&self) -> Vec<(String, DType, u64)> {
+        self.0.iter().map(|(name, stored)| (name.clone(), stored.dtype, stored.rows)).collect()
+    }
+}
+
 /// Replaces the float fields of a block of random bytes by scales that make weights about `size` large.
 fn set_scales(rng: &mut Rng, dtype: DType, block: &mut [u8], size: f32) {
     let size = size * rng.uniform(0.5, 1.5);

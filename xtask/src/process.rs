@@ -1,9 +1,7 @@
 //! Child processes: run and wait, with errors that name the command.
 
-use crate::error::Error;
+use crate::Error;
 use crate::repo::Repo;
-use serde::Deserialize;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 const CARGO_REMEDY: &str = "install Rust with its cargo, rustfmt and clippy";
@@ -45,15 +43,19 @@ pub fn python() -> Command {
     Command::new(std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into()))
 }
 
-/// Builds `kiln` in release mode (cargo shows its progress) and returns the binary's path.
-pub fn build_kiln(repo: &Repo) -> Result<PathBuf, Error> {
+/// The program in `xtask/tools`, which is built first if it has to be; its own arguments are still to be added.
+pub fn tools(repo: &Repo) -> Command {
     let mut command = cargo(repo);
-    command.args(["build", "--release", "--package", "kiln", "--bin", "kiln"]);
-    let messages = capture(command.arg("--message-format=json-render-diagnostics"))?;
-    executable_in(&messages).ok_or_else(|| Error::Compare {
-        subject: shown(&command),
-        problem: "cargo named no executable `kiln`".to_owned(),
-    })
+    command.args(["run", "--quiet", "--package", "xtask-tools", "--"]);
+    command
+}
+
+/// pip of [`python`], without what a user's settings may say about where packages go.
+pub fn pip(verb: &str) -> Command {
+    let mut command = python();
+    command.args(["-m", "pip", "--disable-pip-version-check", "--no-input", verb, "--no-deps", "--only-binary=:all:"]);
+    command.env("PIP_REQUIRE_VIRTUALENV", "0").env("PIP_USER", "0");
+    command
 }
 
 /// How the command would be typed.
@@ -74,28 +76,9 @@ pub fn start_error(command: &Command, source: std::io::Error) -> Error {
     Error::Start { program, source, remedy }
 }
 
-fn executable_in(cargo_messages: &str) -> Option<PathBuf> {
-    #[derive(Deserialize)]
-    struct Message {
-        executable: Option<PathBuf>,
-    }
-    cargo_messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable).next_back()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_executable_is_found_among_cargo_messages() {
-        let messages = concat!(
-            "{\"reason\":\"compiler-artifact\",\"executable\":null}\n",
-            "{\"reason\":\"compiler-artifact\",\"executable\":\"/a/target/release/kiln\"}\n",
-            "{\"reason\":\"build-finished\",\"success\":true}\n",
-        );
-        assert_eq!(executable_in(messages), Some(PathBuf::from("/a/target/release/kiln")));
-        assert_eq!(executable_in("{\"reason\":\"build-finished\"}"), None);
-    }
 
     #[test]
     fn a_failing_command_is_named_with_its_arguments() {

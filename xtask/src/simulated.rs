@@ -1,16 +1,16 @@
 //! The simulated GPU's driver, where programs find it as `libcuda.so`.
 
-use crate::error::Error;
+use crate::Error;
 use crate::process;
 use crate::repo::Repo;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Builds the driver and returns `target/simcuda`, a folder of links to it for `LD_LIBRARY_PATH`. Not the build's own folder, which cargo puts on
-/// that path for everything it runs.
-pub fn library_folder(repo: &Repo) -> Result<PathBuf, Error> {
-    process::run(process::cargo(repo).args(["build", "--release", "--package", "sim-driver"]))?;
-    link(repo, &repo.root().join("target/release/libkiln_simcuda.so"))
+/// Builds the driver in a profile and returns `target/simcuda`, a folder of links to it for `LD_LIBRARY_PATH`. Not the build's own folder, which
+/// cargo puts on that path for everything it runs.
+pub fn library_folder(repo: &Repo, profile: &str) -> Result<PathBuf, Error> {
+    process::run(process::cargo(repo).args(["build", "--profile", profile, "--package", "sim-driver"]))?;
+    link(repo, &repo.built()?.join(profile).join("libkiln_simcuda.so"))
 }
 
 /// Makes `target/simcuda` a folder of links to that library.

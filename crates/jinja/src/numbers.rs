@@ -244,7 +244,7 @@ pub(crate) fn parse_float(text: &str) -> Option<f64> {
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let grouped = (0..bytes.len()).all(|at| bytes[at] != b'_' || at > 0 && is_digit(at - 1) && is_digit(at + 1));
     let starts = unsigned.starts_with(|char: char| char.is_ascii_digit() || char == '.');
-    if !named && !(starts && grouped) {
+    if !(named || starts && grouped) {
         return None;
     }
     text.replace('_', "").parse().ok()

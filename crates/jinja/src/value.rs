@@ -81,7 +81,7 @@ pub(crate) enum Object {
     Namespace(RefCell<Dict>),
     Cycler { items: Vec<Value>, at: Cell<usize> },
     Joiner { separator: Value, used: Cell<bool> },
-    Loop(LoopState),
+    Loop(Box<LoopState>),
     Macro(MacroValue),
     Function(Function),
     Method { receiver: Value, name: Text },

@@ -5,10 +5,8 @@ mod parallel;
 mod single;
 pub(super) mod steps;
 
-use std::path::PathBuf;
-
 use clap::Args;
-use kiln::device::{Device, Limits, MemoryUse};
+use kiln::device::{Device, MemoryUse};
 use kiln::model::Program;
 use kiln::runtime::{LoadedModel, OpenDevice};
 use serde::Serialize;
@@ -17,7 +15,11 @@ use output::{Format, Output, Row};
 use parallel::ParallelTest;
 use single::Test;
 
-use super::{CliError, DeviceArgs, bandwidth};
+use steps::Extent;
+
+use super::args::{DeviceArgs, ModelArgs, StepArgs};
+use super::progress::{self, Loading, Shown};
+use super::{CliError, bandwidth};
 
 /// Measure prefill and decode speed of one sequence, or of many at once
 ///
@@ -26,9 +28,8 @@ use super::{CliError, DeviceArgs, bandwidth};
 /// the floor: the time that the stored weights and the cache take at the read bandwidth measured beside it, or at a GPU's peak.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// GGUF model file
-    #[arg(short, long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
     /// Prompt lengths to test (pp), comma separated; 0 leaves the test out
     #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
@@ -46,9 +47,8 @@ pub struct BenchArgs {
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
 
-    /// Rows (tokens) of one prefill step
-    #[arg(long = "ubatch-size", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8192))]
-    ubatch_size: u32,
+    #[command(flatten)]
+    step: StepArgs,
 
     /// Numbers of sequences that run at once, comma separated: each first computes a prompt of -p tokens, then samples -n
     #[arg(long, value_delimiter = ',', conflicts_with = "n_depth", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -94,11 +94,19 @@ struct Machine {
 trait Measure: Copy {
     type Result: Row;
 
-    /// What a device needs for all of `tests`.
-    fn limits(tests: &[Self], args: &BenchArgs) -> Limits;
+    /// What people call it.
+    fn name(&self) -> String;
 
-    /// Runs the test once to warm up, then `repetitions` times.
-    fn measure(self, machine: &mut Machine, repetitions: u32) -> Result<Self::Result, CliError>;
+    /// What it takes.
+    fn extent(&self) -> Extent;
+
+    /// Runs the test once to warm up, then `repetitions` times, telling `on_repetition` before each.
+    fn measure(
+        self,
+        machine: &mut Machine,
+        repetitions: u32,
+        on_repetition: &dyn Fn(),
+    ) -> Result<Self::Result, CliError>;
 }
 
 /// Runs the command.
@@ -113,39 +121,53 @@ fn measure_all<T: Measure>(args: &BenchArgs, tests: &[T], remedy: &str) -> Resul
     if tests.is_empty() {
         return Err(CliError::usage(format!("nothing to test: {remedy}")));
     }
-    let mut machine = Machine::open(args, &T::limits(tests, args))?;
+    let extent = tests.iter().map(Measure::extent).fold(Extent::default(), Extent::or_larger);
+    let mut machine = Machine::open(args, extent)?;
     let mut out = Output::new(args.output);
     for test in tests {
-        out.add(&test.measure(&mut machine, args.repetitions)?)?;
+        // Drawn between repetitions only: a thread that draws would disturb what is measured.
+        let template = "{msg}: repetition {pos} of {len}";
+        let bar = progress::bar(args.repetitions.into(), template, &test.name(), Shown::Yes);
+        bar.tick();
+        let result = test.measure(&mut machine, args.repetitions, &|| bar.inc(1));
+        bar.finish_and_clear();
+        out.add(&result?)?;
     }
     out.end()
 }
 
 impl Machine {
-    fn open(args: &BenchArgs, limits: &Limits) -> Result<Machine, CliError> {
-        let loaded = LoadedModel::open(&args.model)?;
+    fn open(args: &BenchArgs, extent: Extent) -> Result<Machine, CliError> {
+        let path = args.model.path()?;
+        let loaded = LoadedModel::open(&path)?;
         let program = Program::of(loaded.spec());
         let device = OpenDevice::open(args.device.choice())?;
         let peak = device.peak_gbytes_per_s();
-        let device = loaded.prepare(&program, device, limits, &|_| {})?;
+        let limits = steps::limits(extent, args.step.rows_max(), &args.device, &loaded, &device)?;
+        let loading = Loading::of(&loaded, Shown::Yes);
+        let device = loaded.prepare(&program, device, &limits, &|progress| loading.show(progress))?;
+        drop(loading);
         // A GPU that cannot run the program leaves it to the CPU.
         let peak = peak.filter(|_| device.name().starts_with("cuda"));
         let subject = Subject {
             build_number: env!("CARGO_PKG_VERSION"),
             cpu_info: super::cpu_model(),
             backends: device.name(),
-            model_filename: args.model.display().to_string(),
+            model_filename: path.display().to_string(),
             model_type: loaded.description(),
             model_size: loaded.tensor_bytes(),
             model_n_params: loaded.num_parameters(),
-            n_batch: args.ubatch_size,
-            n_ubatch: args.ubatch_size,
+            n_batch: args.step.rows_max(),
+            n_ubatch: args.step.rows_max(),
             n_threads: limits.threads,
             type_k: limits.kv_cache_dtype.name(),
             type_v: limits.kv_cache_dtype.name(),
             memory: device.memory(),
         };
-        let peak_gbytes_per_s = peak.unwrap_or_else(|| bandwidth::read_gbytes_per_s(limits.threads as usize));
+        let peak_gbytes_per_s = match peak {
+            Some(peak) => peak,
+            None => bandwidth::read_gbytes_per_s(limits.threads as usize)?,
+        };
         Ok(Machine { device, program, subject, peak_gbytes_per_s })
     }
 }

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::CliError;
+use crate::cli::streams::{print_line, say};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -68,8 +69,8 @@ impl Output {
 
     pub fn end(self) -> Result<(), CliError> {
         match self.format {
-            Format::Json => println!("\n]"),
-            Format::Md => eprintln!("\nSampling (greedy) is inside the measured time."),
+            Format::Json => print_line("\n]")?,
+            Format::Md => say("\nSampling (greedy) is inside the measured time."),
             Format::Csv | Format::Jsonl => {}
         }
         Ok(())

@@ -3,12 +3,11 @@
 
 use std::time::Instant;
 
-use kiln::device::Limits;
 use kiln::model::StageCost;
 use serde::Serialize;
 
 use super::output::{Row, mean_and_deviation};
-use super::steps::{self, Sequences};
+use super::steps::{Extent, Sequences};
 use super::{BenchArgs, CliError, Machine, Measure, Subject};
 
 /// What to measure: `parallel` sequences, each of `n_prompt` tokens and then `n_gen` sampled ones.
@@ -67,16 +66,27 @@ impl ParallelTest {
 impl Measure for ParallelTest {
     type Result = ParallelResult;
 
-    fn limits(tests: &[ParallelTest], args: &BenchArgs) -> Limits {
-        let parallel = tests.iter().map(|test| test.parallel).max().unwrap_or(1);
-        let positions = tests.iter().map(|test| test.n_prompt + test.n_gen).max().unwrap_or(1);
-        steps::limits(parallel, positions, args.ubatch_size, &args.device)
+    fn name(&self) -> String {
+        format!("{} x (pp{} + tg{})", self.parallel, self.n_prompt, self.n_gen)
     }
 
-    fn measure(self, machine: &mut Machine, repetitions: u32) -> Result<ParallelResult, CliError> {
+    fn extent(&self) -> Extent {
+        let positions = u64::from(self.n_prompt) + u64::from(self.n_gen);
+        Extent { sequences: self.parallel.into(), positions }
+    }
+
+    fn measure(
+        self,
+        machine: &mut Machine,
+        repetitions: u32,
+        on_repetition: &dyn Fn(),
+    ) -> Result<ParallelResult, CliError> {
         let (mut samples_pp_ns, mut samples_tg_ns) = (Vec::new(), Vec::new());
         let mut decode_cost = StageCost::default();
         for repetition in 0..=repetitions {
+            if repetition > 0 {
+                on_repetition();
+            }
             let mut sequences = Sequences::new(machine.device.as_mut(), &machine.program, self.parallel);
             let start = Instant::now();
             sequences.prefill(self.n_prompt)?;

@@ -2,12 +2,11 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use kiln::device::Limits;
 use kiln::model::StageCost;
 use serde::Serialize;
 
 use super::output::{Row, mean_and_deviation};
-use super::steps::{self, Sequences};
+use super::steps::{Extent, Sequences};
 use super::{BenchArgs, CliError, Machine, Measure, Subject};
 
 /// What to measure: a prompt or a generation after `n_depth` tokens of context.
@@ -44,15 +43,6 @@ pub struct TestResult {
 }
 
 impl Test {
-    fn name(&self) -> String {
-        let kind = if self.n_gen == 0 { format!("pp{}", self.n_prompt) } else { format!("tg{}", self.n_gen) };
-        if self.n_depth == 0 { kind } else { format!("{kind} @ d{}", self.n_depth) }
-    }
-
-    fn positions(&self) -> u32 {
-        self.n_depth + self.n_prompt + self.n_gen
-    }
-
     /// Prefill and decode at every depth; lengths of 0 are left out.
     pub fn all(args: &BenchArgs) -> Vec<Test> {
         let mut tests = Vec::new();
@@ -71,15 +61,28 @@ impl Test {
 impl Measure for Test {
     type Result = TestResult;
 
-    fn limits(tests: &[Test], args: &BenchArgs) -> Limits {
-        let positions = tests.iter().map(Test::positions).max().unwrap_or(1);
-        steps::limits(1, positions, args.ubatch_size, &args.device)
+    fn name(&self) -> String {
+        let kind = if self.n_gen == 0 { format!("pp{}", self.n_prompt) } else { format!("tg{}", self.n_gen) };
+        if self.n_depth == 0 { kind } else { format!("{kind} @ d{}", self.n_depth) }
     }
 
-    fn measure(self, machine: &mut Machine, repetitions: u32) -> Result<TestResult, CliError> {
+    fn extent(&self) -> Extent {
+        let positions = [self.n_depth, self.n_prompt, self.n_gen].map(u64::from).iter().sum();
+        Extent { sequences: 1, positions }
+    }
+
+    fn measure(
+        self,
+        machine: &mut Machine,
+        repetitions: u32,
+        on_repetition: &dyn Fn(),
+    ) -> Result<TestResult, CliError> {
         let mut samples_ns = Vec::new();
         let mut cost = StageCost::default();
         for repetition in 0..=repetitions {
+            if repetition > 0 {
+                on_repetition();
+            }
             let mut sequence = Sequences::new(machine.device.as_mut(), &machine.program, 1);
             sequence.prefill(self.n_depth)?;
             sequence.take_cost();

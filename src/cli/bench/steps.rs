@@ -3,24 +3,48 @@
 use kiln::device::{Batch, BatchSeq, Choice, Device, InputToken, Limits, SampleRow};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{Program, StageCost};
+use kiln::runtime::{CachePlan, LoadedModel, OpenDevice, SequenceNeed};
 
 use super::{CliError, DeviceArgs};
 
-/// Positions per KV-cache block.
-const BLOCK_TOKENS: u32 = 16;
+/// What work takes: sequences, and the positions of the longest. Sums of what flags say, so in 64 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    pub sequences: u64,
+    pub positions: u64,
+}
 
-/// Limits for `parallel` sequences of `positions` each, in steps of up to `step_rows_max` rows.
-pub fn limits(parallel: u32, positions: u32, step_rows_max: u32, device: &DeviceArgs) -> Limits {
-    Limits {
-        slots_max: parallel,
-        context_tokens_max: positions,
-        step_rows_max,
-        logit_rows_max: parallel.min(step_rows_max),
-        block_tokens: BLOCK_TOKENS,
-        num_blocks: parallel * positions.div_ceil(BLOCK_TOKENS),
-        kv_cache_dtype: device.kv_cache_dtype.into(),
-        threads: device.threads(),
+impl Extent {
+    /// What both take.
+    pub fn or_larger(self, other: Extent) -> Extent {
+        Extent { sequences: self.sequences.max(other.sequences), positions: self.positions.max(other.positions) }
     }
+}
+
+/// Limits for work of this extent, in steps of up to `step_rows_max` rows.
+///
+/// # Errors
+/// It is more than is possible, or than the device has room for.
+pub fn limits(
+    extent: Extent,
+    step_rows_max: u32,
+    args: &DeviceArgs,
+    loaded: &LoadedModel,
+    device: &OpenDevice,
+) -> Result<Limits, CliError> {
+    let need = SequenceNeed::of(loaded.spec(), args.kv_cache_dtype());
+    let room_bytes = device.room_bytes(loaded.tensor_bytes())?;
+    let plan = CachePlan::of(need, extent.sequences, extent.positions, room_bytes)?;
+    Ok(Limits {
+        slots_max: plan.slots_max,
+        context_tokens_max: plan.context_tokens_max,
+        step_rows_max,
+        logit_rows_max: plan.slots_max.min(step_rows_max),
+        block_tokens: plan.block_tokens,
+        num_blocks: plan.num_blocks,
+        kv_cache_dtype: args.kv_cache_dtype(),
+        threads: args.threads(),
+    })
 }
 
 /// Sequences that all start empty and grow by the same number of tokens.

@@ -325,7 +325,8 @@ pub unsafe fn merge<I: Isa>(total: &Partial, part: &Partial, rows: usize, dim_st
     unsafe {
         for r in 0..rows {
             let (old, new) = (*total.max.add(r), *part.max.add(r));
-            if new == f32::NEG_INFINITY {
+            // Scores that are all NaN have no maximum either, but a sum of NaN.
+            if new == f32::NEG_INFINITY && *part.sum.add(r) == 0.0 {
                 continue;
             }
             let max = if new > old { new } else { old };

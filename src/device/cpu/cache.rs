@@ -173,7 +173,8 @@ impl Cell for F16 {
                 let mut lanes = [0u16; LANES];
                 I::store_f16(lanes.as_mut_ptr(), I::load(x.as_ptr().add(d)));
                 for (i, bits) in lanes.iter().enumerate().take(head_dim - d) {
-                    *out.add((d + i) * LANES) = *bits;
+                    // As `quant::cached_f16`. Infinite values need no such care: their products are never finite.
+                    *out.add((d + i) * LANES) = if bits & 0x7fff >= 0x7c00 { 0x7e00 } else { *bits };
                 }
             }
         }
@@ -206,7 +207,7 @@ impl Cell for Int8 {
     unsafe fn store_key<I: Isa>(x: &[f32], to: &KvSlot) {
         unsafe {
             let x = &x[..to.layer.head_dim];
-            let (out, quantiser) = (to.head.cast::<i8>().add(to.key_index()), Quantiser::of(x));
+            let (out, quantiser) = (to.head.cast::<i8>().add(to.key_index()), Quantiser::of_head(x));
             *to.scale(to.layer.key_scales) = quantiser.scale;
             for (d, x) in x.iter().enumerate() {
                 *out.add(d * LANES) = quantiser.integer(*x);
@@ -218,7 +219,7 @@ impl Cell for Int8 {
     unsafe fn store_value<I: Isa>(x: &[f32], to: &KvSlot) {
         unsafe {
             let out = to.head.add(to.layer.values).cast::<i8>().add(to.value_index());
-            let quantiser = Quantiser::of(x);
+            let quantiser = Quantiser::of_head(x);
             *to.scale(to.layer.value_scales) = quantiser.scale;
             for (d, x) in x.iter().enumerate() {
                 *out.add(d) = quantiser.integer(*x);

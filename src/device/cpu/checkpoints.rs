@@ -137,7 +137,7 @@ impl CpuDevice {
                 .map(|len| (&work.logits, work.strides.logits, len)),
             Checkpoint::Keys { .. } | Checkpoint::Values { .. } => None,
         };
-        found.ok_or_else(|| DeviceError::NoCheckpoint(checkpoint))
+        found.ok_or(DeviceError::NoCheckpoint(checkpoint))
     }
 
     /// The model's element at each device element of a row.

@@ -11,11 +11,11 @@
 //! Who left comes back on trial. A trial that fails is repeated after twice the time, up to [`ABSENCE_NS_MAX`]: it costs a few
 //! disturbed steps each time. Results do not depend on the number of threads, so nothing but speed does.
 
-/// The least time that is judged: shorter ones are accidents.
-const JUDGED_NS: u64 = 8_000_000;
+/// The least time that is judged, several time slices: one that is lost now and then costs less than a thread is worth.
+const JUDGED_NS: u64 = 60_000_000;
 /// A time without fault after which threads count as undisturbed.
-const CLEAN_NS: u64 = 100_000_000;
-const ABSENCE_NS_MIN: u64 = 50_000_000;
+const CLEAN_NS: u64 = 120_000_000;
+const ABSENCE_NS_MIN: u64 = 100_000_000;
 const ABSENCE_NS_MAX: u64 = 3_200_000_000;
 
 /// Decides how many threads run the next step.
@@ -118,6 +118,16 @@ mod tests {
                 // A barrier now and then that took longer than spinning lasts.
                 crowding.finished(3 * MS, if step % 10 == 0 { MS } else { 0 });
             }
+        }
+    }
+
+    #[test]
+    fn a_time_slice_that_is_lost_now_and_then_sends_no_thread_away() {
+        let mut crowding = Crowding::new(2);
+        for step in 0..1000 {
+            let waited = if step % 20 == 0 { 10 * MS } else { 0 };
+            crowding.finished(4 * MS + waited, waited);
+            assert_eq!(crowding.threads(), 2);
         }
     }
 

@@ -29,7 +29,7 @@ use crate::weights::TensorSource;
 
 use super::host::{BatchRows, CallOrder, HostMemory, HostQueue, QueuedStep, SeqRows, check_limits};
 use super::sampler::{HostSampler, SampleRow};
-use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, InputToken, Limits, MemoryUse, StepOutput};
+use super::{Batch, BlockCopy, Checkpoint, Device, DeviceError, InputToken, Limits, MemoryUse, Purpose, StepOutput};
 
 pub use kernels::IsaPath;
 
@@ -91,6 +91,7 @@ impl CpuDevice {
         let kv = KvArena::new(program, limits, &mut host)?;
         let work = workspace::workspace(program, &ops, limits, &mut host)?;
         let rope = workspace::rope_values(program, limits, &mut host)?;
+        host.take(Purpose::Slots, HostSampler::slot_bytes(limits.slots_max))?;
         Ok(CpuDevice {
             path,
             kernels: path.kernels(),

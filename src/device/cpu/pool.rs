@@ -8,8 +8,13 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::device::DeviceError;
+use crate::device::host::address_space_left;
 
 use super::crowding::Crowding;
+
+/// Of a worker, and what its set-up takes beside that: a guard page, a stack for signals, a little of the allocator's.
+const STACK_BYTES: usize = 2 << 20;
+const SET_UP_BYTES: u64 = 256 << 10;
 
 /// Spins before a waiter parks: about 50 µs of `pause` on current machines, several stages of a decode step.
 const SPINS_MAX: u32 = 4_000;
@@ -191,15 +196,22 @@ impl Pool {
         });
         let crowding = Crowding::new(threads as u32);
         let mut pool = Pool { threads, crowding, state: Arc::clone(&state), workers: Vec::new() };
+        let failed = |started: usize, reason: String| DeviceError::Threads {
+            asked: threads as u32,
+            started: started as u32,
+            reason,
+        };
+        // A thread whose own set-up finds no memory ends the process: so there must be enough before the first.
+        let needed_bytes = (threads as u64).saturating_mul(STACK_BYTES as u64 + SET_UP_BYTES);
+        if let Some(left) = address_space_left().filter(|left| *left < needed_bytes) {
+            let reason = format!("their stacks take {needed_bytes} bytes, the limits of this process leave {left}");
+            return Err(failed(1, reason));
+        }
         for index in 1..threads {
             let state = Arc::clone(&state);
-            let builder = std::thread::Builder::new().name(format!("kiln-cpu-{index}"));
+            let builder = std::thread::Builder::new().name(format!("kiln-cpu-{index}")).stack_size(STACK_BYTES);
             let worker = builder.spawn(move || work(&state, index));
-            pool.workers.push(worker.map_err(|error| DeviceError::Threads {
-                asked: threads as u32,
-                started: index as u32,
-                reason: error.to_string(),
-            })?);
+            pool.workers.push(worker.map_err(|error| failed(index, error.to_string()))?);
         }
         Ok(pool)
     }

@@ -2,6 +2,7 @@
 // SAFETY, for this file: kernels are `unsafe fn`s whose callers vouch for the pointers (they come from `prepare`'s buffers and
 // `plan`'s offsets) and for the instruction set (`IsaPath::available`). Blocks inside only pass that on.
 #![allow(unsafe_code, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::eq_op)] // x - x is NaN where x is not finite.
 
 use crate::model::Activation;
 
@@ -54,7 +55,9 @@ pub unsafe fn rms_scale<I: Isa>(x: &[f32], len: usize, eps: f32) -> f32 {
             let v = I::load(chunk.as_ptr());
             sums = I::fma(v, v, sums);
         }
-        1.0 / (I::sum(sums) / len as f32 + eps).sqrt()
+        let squares = I::sum(sums);
+        // One that is not finite would make a row of zeros: its scale is NaN.
+        1.0 / (squares / len as f32 + eps).sqrt() + (squares - squares)
     }
 }
 
@@ -120,6 +123,45 @@ unsafe fn sigmoid_times<I: Isa>(x: I::F, y: I::F) -> I::F {
         // 2^127 stands for everything larger: x / 2^127 is 0 or NaN where it should be.
         let exponent = I::mul(y, I::splat(-std::f32::consts::LOG2_E));
         let capped = I::sub(I::zero(), I::max(I::sub(I::zero(), exponent), I::splat(-127.0)));
-        I::div(x, I::add(I::splat(1.0), I::exp2(capped)))
+        let quotient = I::div(x, I::add(I::splat(1.0), I::exp2(capped)));
+        // That is no stand-in for -x of 2^64 and more, where the quotient is 0; and of infinity nothing finite comes.
+        let quotient = I::zero_below_min(I::mul(x, I::splat(f32::from_bits((127 - 57) << 23))), quotient);
+        I::mul(quotient, I::add(I::splat(1.0), I::sub(x, x)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernels::IsaPath;
+    use super::*;
+
+    #[test]
+    fn gates_of_any_size_are_what_they_are_in_f64() {
+        let gates =
+            [-3e38f32, -1e37, -1e30, -2e19, -1e19, -1e6, -90.0, -88.0, -1.0, -0.0, 0.0, 2.0, 88.0, 1e6, 1e30, 3e38];
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            for path in IsaPath::available() {
+                let (up, mut out) = ([1f32; LANES], [0f32; LANES]);
+                let run = |gates: &[f32; LANES], out: &mut [f32; LANES]| {
+                    // SAFETY: sixteen lanes each, on a path that this machine has.
+                    unsafe { (path.kernels().gate)(activation, gates.as_ptr(), up.as_ptr(), out.as_mut_ptr()) }
+                };
+                run(&gates, &mut out);
+                for (gate, found) in gates.into_iter().zip(out) {
+                    let x = f64::from(gate);
+                    let exact = match activation {
+                        Activation::Silu => x / (1.0 + (-x).exp()),
+                        Activation::GeluTanh => {
+                            x / (1.0 + (-1.595_769_121_605_731 * (x + 0.044_715 * x.powi(3))).exp())
+                        }
+                    };
+                    // Weights of the sigmoid end at 2^-127; what is below is nothing beside any other gate.
+                    let error = (f64::from(found) - exact).abs();
+                    assert!(error <= 2e-6 * exact.abs() + 1e-18, "{} {activation:?} {gate:e}: {found:e}", path.name());
+                }
+                run(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY].repeat(6)[..LANES].try_into().unwrap(), &mut out);
+                assert!(out.iter().all(|x| !x.is_finite()), "{} {activation:?}: {out:?}", path.name());
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::device::quant::quantise_block;
+use crate::device::quant::{cached_f16, quantise_head};
 use crate::device::{Batch, BatchSeq, Checkpoint, Device, DeviceError, KvCacheDType};
 
 use super::CudaDevice;
@@ -77,12 +77,12 @@ impl CudaDevice {
                 at += len;
                 match self.limits().kv_cache_dtype {
                     KvCacheDType::F16 => {
-                        let bits: Vec<u16> = x.iter().map(|x| f16::from_f32(*x).to_bits()).collect();
+                        let bits: Vec<u16> = x.iter().map(|x| cached_f16(*x).to_bits()).collect();
                         buffer.upload(head.elements, &bits)
                     }
                     KvCacheDType::Int8 => {
                         let mut integers = vec![0; len];
-                        let (scale, _) = quantise_block(x, &mut integers);
+                        let scale = quantise_head(x, &mut integers);
                         buffer.upload(head.elements, &integers)?;
                         buffer.upload(head.scale, &[scale])
                     }
@@ -136,7 +136,7 @@ impl CudaDevice {
 
     fn kv_layer(&self, checkpoint: Checkpoint, layer: u32) -> Result<super::plan::KvLayer, DeviceError> {
         let layer = self.plan.kv.layers.get(layer as usize).copied().flatten();
-        layer.ok_or_else(|| DeviceError::NoCheckpoint(checkpoint))
+        layer.ok_or(DeviceError::NoCheckpoint(checkpoint))
     }
 
     /// Calls `each` with the place and the dimensions of every head of every position, `[position][kv head]`.

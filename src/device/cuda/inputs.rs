@@ -67,8 +67,8 @@ impl StepLayout {
     pub fn new(program: &Program, limits: &Limits, sm_count: u32) -> StepLayout {
         let geometry = Geometry::of(program);
         let parts_max = PARTS_PER_SM * sm_count;
-        let per_row = geometry.map_or(1, |g| (g.group * limits.step_rows_max).div_ceil(g.pairs()));
-        let attend_items_max = per_row + limits.slots_max + parts_max;
+        let per_row = geometry.map_or(1, |g| g.group.saturating_mul(limits.step_rows_max).div_ceil(g.pairs()));
+        let attend_items_max = per_row.saturating_add(limits.slots_max).saturating_add(parts_max);
         let blocks_per_seq = limits.context_tokens_max.div_ceil(limits.block_tokens);
         let mut bytes = 0;
         let mut take = |size: usize, count: u32| {

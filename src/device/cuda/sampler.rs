@@ -85,7 +85,7 @@ impl Sampler {
             at
         };
         let states = take(size_of::<KilnSampleState>(), rows_max);
-        let sums = take(8, rows_max * ctas);
+        let sums = take(8, rows_max.saturating_mul(ctas));
         let bin_counts = take(4 * 3, groups_max * KILN_SAMPLE_BINS);
         let bin_masses = take(8 * 3, groups_max * KILN_SAMPLE_BINS);
         let scratch = DeviceBuffer::zeroed(gpu, Purpose::Sampler, bytes)?;

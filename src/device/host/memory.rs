@@ -9,9 +9,15 @@ use crate::device::{DeviceError, Purpose};
 pub fn free_bytes() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let available = kib_of(&read("/proc/meminfo")?, "MemAvailable:")?;
-    let own = read("/proc/self/status").zip(read("/proc/self/limits")).and_then(|(s, l)| left_by_limits(&s, &l));
+    let own = address_space_left();
     let groups = read("/proc/self/cgroup").and_then(|groups| left_by_groups(&groups, Path::new("/sys/fs/cgroup")));
     [Some(available), own, groups].into_iter().flatten().min()
+}
+
+/// Bytes of address space and data that the limits of this process leave; `None` if nothing is limited.
+pub fn address_space_left() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    left_by_limits(&read("/proc/self/status")?, &read("/proc/self/limits")?)
 }
 
 /// The number of a line such as `MemAvailable:  123 kB`, in bytes.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::device::host::HostMemory;
-use crate::device::quant::quantise_block;
+use crate::device::quant::{cached_f16, quantise_head};
 use crate::device::{BlockCopy, DeviceError, KvCacheDType, Limits, Purpose};
 use crate::ids::BlockId;
 use crate::model::{KvShape, Program};
@@ -141,11 +141,11 @@ impl Arena {
 
     fn write(&mut self, at: usize, row: &[f32]) {
         match self {
-            Arena::F16(values) => values[at..].iter_mut().zip(row).for_each(|(out, x)| *out = f16::from_f32(*x)),
+            Arena::F16(values) => values[at..].iter_mut().zip(row).for_each(|(out, x)| *out = cached_f16(*x)),
             Arena::Int8 { integers, scales, head_dim } => {
                 let heads = integers[at..].chunks_exact_mut(*head_dim).zip(&mut scales[at / *head_dim..]);
                 for ((integers, scale), x) in heads.zip(row.chunks_exact(*head_dim)) {
-                    (*scale, _) = quantise_block(x, integers);
+                    *scale = quantise_head(x, integers);
                 }
             }
         }

@@ -63,6 +63,7 @@ impl ReferenceDevice {
         host.take(Purpose::Weights, ops::bytes_of(program, mode))?;
         let ops = Op::load_all(program, weights, mode)?;
         let cache = Cache::new(program, limits, &mut host)?;
+        host.take(Purpose::Slots, HostSampler::slot_bytes(limits.slots_max))?;
         host.take(Purpose::Workspace, workspace_bytes(program, limits))?;
         let memory = MemoryUse {
             weights_bytes: ops.iter().map(Op::bytes).sum(),

@@ -5,6 +5,8 @@ use crate::model::{Activation, RopePairing, RopeTable};
 /// `x / sqrt(mean(x²) + eps) * weight`, in place. Source: Zhang and Sennrich, "Root Mean Square Layer Normalization".
 pub fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
     let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    // Elsewhere the sum is f32. One that is not finite there would make a row of zeros: its scale is NaN.
+    let squares = if squares <= f64::from(f32::MAX) { squares } else { f64::NAN };
     let scale = 1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt();
     for (x, weight) in x.iter_mut().zip(weight) {
         *x = (f64::from(*x) * scale * f64::from(*weight)) as f32;

@@ -1,6 +1,7 @@
 //! One step, stage by stage, row by row.
 
 use crate::device::host::{BatchRow, BatchRows};
+use crate::device::quant::CACHE_OVERFLOW;
 use crate::ids::TokenId;
 use crate::model::{AttendOp, RopeTable};
 
@@ -135,7 +136,14 @@ impl Machine {
         let group = (op.num_heads / op.num_kv_heads) as usize;
         let heads = self.work.query[row].chunks_exact(head_dim).enumerate().map(|(head, query)| {
             let at = head / group * head_dim;
+            // As on other devices, where scaled queries are pairs of f16.
+            let scale = op.score_scale * std::f32::consts::LOG2_E;
+            // NaN is not below anything.
+            let overflows = !query.iter().all(|q| (q * scale).abs() < CACHE_OVERFLOW);
             let dot = |key: &Vec<f32>| -> f64 {
+                if overflows {
+                    return f64::NAN;
+                }
                 let products = query.iter().zip(&key[at..at + head_dim]);
                 products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
             };

@@ -166,6 +166,11 @@ impl HostSampler {
         }
     }
 
+    /// Bytes of so many slots, before their sequences have counted anything.
+    pub fn slot_bytes(slots_max: u32) -> u64 {
+        u64::from(slots_max) * size_of::<Mutex<Slot>>() as u64
+    }
+
     /// The same for up to `threads` threads at once.
     pub fn with_threads(mut self, threads: u32) -> HostSampler {
         self.scratch.resize_with(threads as usize, Mutex::default);

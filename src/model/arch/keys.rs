@@ -111,7 +111,7 @@ impl<'a> ArchKeys<'a> {
     }
 }
 
-/// Refuses what is no model, or stores its weights in another way.
+/// Refuses what is no whole model, or stores its weights in another way.
 pub(super) fn refuse_other_files(metadata: &Metadata) -> Result<(), WeightsError> {
     for rule in GENERAL {
         if let Some(value) = metadata.get(rule.key) {
@@ -126,6 +126,7 @@ pub(super) fn refuse_other_files(metadata: &Metadata) -> Result<(), WeightsError
 const GENERAL: &[KeyRule] = &[
     KeyRule { key: "general.type", neutral: Texts(&["model"]), why: "adapters, projectors and other companions of a model do not run alone" },
     KeyRule { key: "general.quantization_version", neutral: Numbers(&[2.0]), why: "older versions of the block formats have other layouts" },
+    KeyRule { key: "split.count", neutral: Numbers(&[0.0, 1.0]), why: "this is one part of a model: llama-gguf-split --merge makes one file of all" },
 ];
 
 const OFF: Neutral = Numbers(&[0.0]);

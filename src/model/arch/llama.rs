@@ -316,6 +316,12 @@ mod tests {
             ("general.type", MetaValue::from("model"), None),
             ("general.type", "mmproj".into(), Some(r#"metadata key general.type: expected "model" (adapters"#)),
             ("general.type", MetaValue::RawString(vec![0xe9]), Some("metadata key general.type: expected \"model\"")),
+            ("split.count", MetaValue::U16(1), None),
+            (
+                "split.count",
+                MetaValue::U16(3),
+                Some("metadata key split.count: expected 0 or 1 (this is one part of a model"),
+            ),
             ("general.quantization_version", 2u32.into(), None),
             ("general.quantization_version", 1u32.into(), Some("general.quantization_version: expected 2 (older")),
         ] {

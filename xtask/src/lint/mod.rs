@@ -3,7 +3,7 @@
 mod imports;
 mod text;
 
-use crate::error::Error;
+use crate::Error;
 use crate::process;
 use crate::repo::Repo;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub fn run(repo: &Repo, rules_only: bool) -> Result<(), Error> {
     }
     process::run(process::cargo(repo).args(["fmt", "--all", "--check"]))?;
     // Clippy builds kernels.
-    crate::cuda_tools::ensure(repo)?;
+    crate::cuda_tools::ensure_compiler(repo)?;
     process::run(process::cargo(repo).args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut doc = process::cargo(repo);
     process::run(doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))

@@ -46,6 +46,7 @@ const FORBIDDEN: [(&str, &str, &str); 8] = [
 pub fn check(files: &[SourceFile]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = files.iter().flat_map(check_file).collect();
     findings.extend(unused_permissions(files, UNSAFE_FILES));
+    findings.extend(tests_that_are_not_compiled(files));
     findings
 }
 
@@ -105,9 +106,46 @@ fn unused_permissions(files: &[SourceFile], permitted: &[(&str, &str)]) -> Vec<F
     unused.map(message).collect()
 }
 
+/// A test program that consists of several files has a line for each in its `main.rs`; the compiler does not miss one.
+fn tests_that_are_not_compiled(files: &[SourceFile]) -> Vec<Finding> {
+    let mains = files.iter().filter_map(|file| {
+        let folder = file.path.strip_suffix("main.rs")?;
+        (folder.starts_with("tests/") || folder.contains("/tests/")).then_some((folder, file))
+    });
+    let missing = mains.flat_map(|(folder, main)| {
+        let modules = files.iter().filter_map(move |file| {
+            let name = file.path.strip_prefix(folder)?.strip_suffix(".rs")?;
+            let name = name.strip_suffix("/mod").unwrap_or(name);
+            (name != "main" && !name.contains('/')).then_some((name, &file.path))
+        });
+        modules.filter(|(name, _)| !main.text.lines().any(|line| line == format!("mod {name};")))
+    });
+    let message = |(name, path): (&str, &String)| Finding {
+        path: path.clone(),
+        line: 0,
+        message: format!("never compiled: main.rs beside it needs the line `mod {name};`"),
+    };
+    missing.map(message).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_that_main_does_not_name_are_found() {
+        let file = |path: &str, text: &str| SourceFile { path: path.to_owned(), text: text.to_owned() };
+        let files = [
+            file("tests/devices/main.rs", "mod a;\nmod b;\n"),
+            file("tests/devices/a.rs", ""),
+            file("tests/devices/b/mod.rs", "mod deeper;"),
+            file("tests/devices/b/deeper.rs", ""),
+            file("tests/devices/forgotten.rs", ""),
+            file("tests/alone.rs", ""),
+        ];
+        let paths: Vec<String> = tests_that_are_not_compiled(&files).into_iter().map(|finding| finding.path).collect();
+        assert_eq!(paths, ["tests/devices/forgotten.rs"]);
+    }
 
     fn findings_in(path: &str, text: &str) -> Vec<String> {
         let file = SourceFile { path: path.to_owned(), text: text.to_owned() };

@@ -49,7 +49,7 @@ impl Interp<'_> {
             Value::Generator(generator) => Source::Generator(Rc::clone(generator)),
             other => Source::Items(self.items(other)?),
         };
-        let state = Rc::new(Object::Loop(LoopState {
+        let state = Rc::new(Object::Loop(Box::new(LoopState {
             node: Arc::clone(node),
             env: Rc::clone(env),
             depth0,
@@ -60,7 +60,7 @@ impl Interp<'_> {
             current: RefCell::default(),
             after: RefCell::default(),
             last_changed: RefCell::default(),
-        }));
+        })));
         let Object::Loop(this) = &*state else { unreachable!("made three lines above") };
         let loop_name = self.names.find("loop");
         let mut ran_to_the_end = false;

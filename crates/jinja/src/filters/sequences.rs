@@ -411,6 +411,8 @@ impl Interp<'_> {
     fn unique(&self, input: &Value, call: Call) -> Result<Value> {
         let [case_sensitive, attribute] = call.bind("unique", ["case_sensitive", "attribute"], 0)?;
         let getter = self.getter(attribute, None, !case_sensitive.is_some_and(|value| value.is_true()))?;
+        // What of a key can change takes no part in its hash.
+        #[allow(clippy::mutable_key_type)]
         let mut seen = HashSet::new();
         self.lazily(input, |item, out| {
             if seen.insert(Key::new(self.get(&getter, &item)?, &self.budget)?) {

@@ -138,7 +138,7 @@ impl Isa for Avx2 {
     #[inline(always)] unsafe fn zero_below_min(x: F, y: F) -> F {
         unsafe {
             let min = _mm256_set1_ps(-126.0);
-            [_mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x[0], min), y[0]), _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x[1], min), y[1])]
+            [_mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], min), y[0]), _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], min), y[1])]
         }
     }
 }

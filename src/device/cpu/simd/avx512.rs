@@ -73,7 +73,7 @@ impl Isa for Avx512 {
     #[inline(always)] unsafe fn dot_wide(acc: __m512i, w: __m512i, a: i32) -> __m512i { unsafe { Self::dot(acc, w, a) } }
     #[inline(always)] unsafe fn prefetch(p: *const u8) { unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } }
     #[inline(always)] unsafe fn zero_below_min(x: __m512, y: __m512) -> __m512 {
-        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(-126.0)), y) }
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-126.0)), y) }
     }
 }
 

@@ -91,11 +91,11 @@ pub trait Isa: Copy {
     /// Hints that the line at `p` is wanted soon. Never faults.
     unsafe fn prefetch(p: *const u8);
 
-    /// `2^x` for `x <= 127`, 0 below -126; relative error under 2^-22 (Taylor–minimax of degree 6 on ±1/2).
+    /// `2^x` for `x <= 127`, 0 below -126, NaN of NaN; relative error under 2^-22 (Taylor–minimax of degree 6 on ±1/2).
     #[inline(always)]
     unsafe fn exp2(x: Self::F) -> Self::F {
         unsafe {
-            let clamped = Self::max(x, Self::splat(-126.0));
+            let clamped = Self::max(Self::splat(-126.0), x);
             let n = Self::round(clamped);
             let f = Self::sub(clamped, n);
             let mut p = Self::splat(EXP2[0]);
@@ -108,7 +108,7 @@ pub trait Isa: Copy {
         }
     }
 
-    /// `y` where `x >= -126`, else 0 (NaN counts as below).
+    /// 0 where `x < -126`, else `y`, also where `x` is NaN.
     unsafe fn zero_below_min(x: Self::F, y: Self::F) -> Self::F;
 }
 

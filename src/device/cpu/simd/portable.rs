@@ -104,5 +104,5 @@ impl Isa for Portable {
     }
     #[inline(always)] unsafe fn dot_wide(acc: I, w: B, a: i32) -> I { unsafe { Self::dot(acc, w, a) } }
     #[inline(always)] unsafe fn prefetch(_: *const u8) {}
-    #[inline(always)] unsafe fn zero_below_min(x: F, y: F) -> F { zip(x, y, |x, y| if x >= -126.0 { y } else { 0.0 }) }
+    #[inline(always)] unsafe fn zero_below_min(x: F, y: F) -> F { zip(x, y, |x, y| if x < -126.0 { 0.0 } else { y }) }
 }

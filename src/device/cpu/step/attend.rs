@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::device::cpu::attend::{self, AttendCall, KvView, ROWS_MAX, SEGMENT_KEYS};
 use crate::device::cpu::plan::padded;
 use crate::device::cpu::workspace::{partial, partial_len};
+use crate::device::quant::CACHE_OVERFLOW;
 use crate::model::AttendOp;
 
 use super::Step;
@@ -59,7 +60,8 @@ impl Step<'_> {
                 let at = (seq.row_start + row) * self.work.strides.query + head * head_dim;
                 let query = self.work.query.slice::<f32>(at, head_dim);
                 for (d, q) in query.iter().enumerate() {
-                    *scratch.add(i * head_dim + d) = q * scale;
+                    let scaled = q * scale;
+                    *scratch.add(i * head_dim + d) = if scaled.abs() < CACHE_OVERFLOW { scaled } else { f32::NAN };
                 }
             }
             let attend_segment = self.kernels.attend_segment(self.kv.dtype);

@@ -89,7 +89,7 @@ impl Plan {
         check(program, limits)?;
         let mut weight_plan = WeightPlan::default();
         weights::plan(program, &mut weight_plan);
-        let ropes = weights::plan_ropes(program, limits, &mut weight_plan);
+        let ropes = weights::plan_ropes(program, limits, &mut weight_plan)?;
         // The large allocations come before anything is uploaded: what does not fit is known at once.
         let weights = weight_plan.allocate(gpu)?;
         let layout = StepLayout::new(program, limits, gpu.sm_count);

@@ -1,7 +1,8 @@
 //! What a program needs among the weights: matrices, vectors, and tables that the host computes.
 
-use crate::device::Limits;
-use crate::model::{DeltaInput, Epilogue, Program, Prologue, StageOp};
+use crate::device::host::HostMemory;
+use crate::device::{DeviceError, Limits, Purpose};
+use crate::model::{DeltaInput, Epilogue, Program, Prologue, RopeTable, StageOp};
 
 use crate::device::cuda::upload::WeightPlan;
 
@@ -29,12 +30,15 @@ pub fn plan(program: &Program, plan: &mut WeightPlan) {
 }
 
 /// Offsets of cosines and sines, `[position][pair]`, computed in f64.
-pub fn plan_ropes(program: &Program, limits: &Limits, plan: &mut WeightPlan) -> Vec<(u64, u64)> {
-    let table = |table: &crate::model::RopeTable, f: fn(f64) -> f64| {
-        let angles = (0..limits.context_tokens_max)
-            .flat_map(|position| table.inv_freq.iter().map(move |inv_freq| f64::from(position) * inv_freq));
-        angles.map(|angle| (f(angle) * f64::from(table.magnitude)) as f32).collect()
+pub fn plan_ropes(program: &Program, limits: &Limits, plan: &mut WeightPlan) -> Result<Vec<(u64, u64)>, DeviceError> {
+    let mut host = HostMemory::of_system();
+    let mut table = |table: &RopeTable, f: fn(f64) -> f64| {
+        let mut values = host.vec(Purpose::RopeTables, limits.context_tokens_max as usize * table.inv_freq.len())?;
+        for position in 0..limits.context_tokens_max {
+            let angles = table.inv_freq.iter().map(|inv_freq| f64::from(position) * inv_freq);
+            values.extend(angles.map(|angle| (f(angle) * f64::from(table.magnitude)) as f32));
+        }
+        Ok::<_, DeviceError>(plan.add_table(values))
     };
-    let tables = program.rope_tables.iter();
-    tables.map(|t| (plan.add_table(table(t, f64::cos)), plan.add_table(table(t, f64::sin)))).collect()
+    program.rope_tables.iter().map(|t| Ok((table(t, f64::cos)?, table(t, f64::sin)?))).collect()
 }
