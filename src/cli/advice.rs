@@ -1,6 +1,6 @@
 //! What to do about an error, in this command line's words. Errors from below name resources; flags have names only here.
 
-use kiln::device::{DeviceError, Dimension};
+use kiln::device::{DeviceError, Dimension, Purpose};
 use kiln::engine::EngineError;
 use kiln::runtime::RuntimeError;
 use kiln::sampling::ParamError;
@@ -26,9 +26,6 @@ fn on_runtime(error: &RuntimeError) -> Option<String> {
         RuntimeError::Tokenizer(error) => return on_tokenizer(error),
         RuntimeError::Context { .. } => "give another --ctx-size",
         RuntimeError::Sequences { .. } => "lower --parallel",
-        RuntimeError::Room { .. } => {
-            "lower the context (--ctx-size; bench: -p, -n, -d) or --parallel, or take --kv-cache-dtype int8"
-        }
         RuntimeError::Thread(_) => {
             "the system's limits allow no more threads or memory: raise them, or lower --threads"
         }
@@ -61,7 +58,9 @@ fn on_device(error: &DeviceError) -> Option<String> {
         DeviceError::Limit { .. } => Some("lower --ctx-size, --parallel or --ubatch-size".to_owned()),
         DeviceError::OutOfMemory { purpose, .. } => {
             let flags: Vec<&str> = purpose.grows_with().iter().map(|dimension| less_of(*dimension)).collect();
-            (!flags.is_empty()).then(|| format!("take {}", flags.join(", or ")))
+            let int8 = (*purpose == Purpose::KvArena).then_some("--kv-cache-dtype int8");
+            let all: Vec<&str> = flags.into_iter().chain(int8).collect();
+            (!all.is_empty()).then(|| format!("take {}", all.join(", or ")))
         }
         _ => None,
     }

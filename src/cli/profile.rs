@@ -114,7 +114,7 @@ fn measure(args: &ProfileArgs) -> Result<(), CliError> {
     let loaded = LoadedModel::open(&args.model.path()?)?;
     let program = Program::of(loaded.spec());
     let device = OpenDevice::open(args.device.choice())?;
-    let limits = steps::limits(extent, args.step.rows_max(), &args.device, &loaded, &device)?;
+    let limits = steps::limits(extent, args.step.rows_max(), &args.device)?;
     let loading = Loading::of(&loaded, Shown::Yes);
     let mut device = loaded.prepare(&program, device, &limits, &|progress| loading.show(progress))?;
     drop((loading, loaded));

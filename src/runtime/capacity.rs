@@ -60,22 +60,13 @@ impl CachePlan {
     /// The cache that was asked for, whatever the numbers are.
     ///
     /// # Errors
-    /// More tokens, sequences or memory than there can be: `room_bytes`, where that is known.
-    pub fn of(
-        need: SequenceNeed,
-        sequences: u64,
-        context_tokens: u64,
-        room_bytes: Option<u64>,
-    ) -> Result<CachePlan, RuntimeError> {
+    /// More tokens or sequences than there can be. Whether the memory is there is for the device to say, which has the numbers.
+    pub fn of(sequences: u64, context_tokens: u64) -> Result<CachePlan, RuntimeError> {
         if !(1..=u64::from(CONTEXT_TOKENS_LIMIT)).contains(&context_tokens) {
             return Err(RuntimeError::Context { asked: context_tokens, limit: CONTEXT_TOKENS_LIMIT });
         }
         if !(1..=u64::from(SEQUENCES_LIMIT)).contains(&sequences) {
             return Err(RuntimeError::Sequences { asked: sequences, limit: SEQUENCES_LIMIT });
-        }
-        let needed_bytes = need.sequence_bytes(context_tokens).saturating_mul(sequences);
-        if let Some(room_bytes) = room_bytes.filter(|room_bytes| needed_bytes > *room_bytes) {
-            return Err(RuntimeError::Room { sequences, context_tokens, needed_bytes, room_bytes });
         }
         // Both are within their limits: the blocks are at most 2^26.
         let (slots_max, context_tokens_max) = (sequences as u32, context_tokens as u32);
@@ -107,10 +98,7 @@ pub fn limits_of(
             fitting.clamp(1, FITTING_SEQUENCES_MAX.into()) as u32
         }
     };
-    // The least that there is is tried; what was asked for must fit.
-    let is_asked =
-        options.context_tokens.is_some() || matches!(options.sequences, Sequences::Exactly(n) if n.get() > 1);
-    let plan = CachePlan::of(need, sequences.into(), context_tokens.into(), room_bytes.filter(|_| is_asked))?;
+    let plan = CachePlan::of(sequences.into(), context_tokens.into())?;
     let CachePlan { slots_max, context_tokens_max, block_tokens, num_blocks } = plan;
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u32;
     let step_rows_max = options.step_rows_max.min(context_tokens_max.saturating_mul(slots_max));
@@ -156,35 +144,24 @@ mod tests {
         assert_eq!(context(None, Some(1 << 20)), 1024);
         assert_eq!(context(None, Some((1 << 20) - 1)), 1008, "whole blocks");
         assert_eq!(context(None, Some(0)), 16);
-        assert_eq!(context(Some(900), Some(2 << 20)), 900);
+        assert_eq!(context(Some(9000), Some(1 << 20)), 9000, "what was asked for; the device says if it does not fit");
     }
 
     #[test]
-    fn what_was_asked_for_must_be_possible_and_fit() {
-        let plan = |sequences, context_tokens, room_bytes| CachePlan::of(NEED, sequences, context_tokens, room_bytes);
+    fn what_was_asked_for_must_be_possible() {
+        let plan = CachePlan::of;
         let fits = CachePlan { slots_max: 3, context_tokens_max: 33, block_tokens: 16, num_blocks: 9 };
-        // Three blocks of 16 KiB each, and 256 KiB beside them.
-        let needed_bytes = 3 * (48 << 10) + 3 * (256 << 10);
-        assert_eq!(plan(3, 33, Some(needed_bytes)).unwrap(), fits);
-        let short = plan(3, 33, Some(needed_bytes - 1)).unwrap_err();
-        assert!(matches!(short, RuntimeError::Room { sequences: 3, context_tokens: 33, .. }), "{short}");
-        assert_eq!(plan(1024, 1 << 20, None).unwrap().num_blocks, 1 << 26);
+        assert_eq!(plan(3, 33).unwrap(), fits);
+        assert_eq!(plan(1024, 1 << 20).unwrap().num_blocks, 1 << 26);
         for (sequences, context_tokens) in [(1, 0), (1, (1 << 20) + 1), (1, u64::MAX), (1, 1 << 32)] {
-            let refused = plan(sequences, context_tokens, None);
+            let refused = plan(sequences, context_tokens);
             assert!(matches!(refused, Err(RuntimeError::Context { asked, .. }) if asked == context_tokens));
         }
         for sequences in [0, 1025, 1 << 32, u64::MAX] {
             assert!(
-                matches!(plan(sequences, 16, None), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences)
+                matches!(plan(sequences, 16), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences)
             );
         }
-        let asked = RuntimeOptions { context_tokens: Some(9000), ..RuntimeOptions::default() };
-        assert!(matches!(limits_of(NEED, &asked, Some(1 << 20)), Err(RuntimeError::Room { .. })));
-        let huge = SequenceNeed { token_bytes: u64::MAX / 2, ..NEED };
-        assert!(
-            matches!(CachePlan::of(huge, 9, 99, Some(u64::MAX - 1)), Err(RuntimeError::Room { .. })),
-            "no overflow"
-        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::weights::WeightsError;
 
 pub use crate::device::{DeviceChoice, OpenDevice};
 use capacity::limits_of;
-pub use capacity::{CachePlan, SequenceNeed};
+pub use capacity::CachePlan;
 pub use generate::{Control, Generating};
 pub use host::{Delivery, EngineHandle, Events, Ticket};
 pub use loaded::{LoadedModel, OnProgress, Progress};
@@ -86,11 +86,6 @@ pub enum RuntimeError {
     Context { asked: u64, limit: u32 },
     #[error("{asked} sequences at once: at most {limit} are possible")]
     Sequences { asked: u64, limit: u32 },
-    #[error(
-        "{sequences} sequences of {context_tokens} tokens need {} MiB of cache: there is room for {} MiB",
-        .needed_bytes.div_ceil(1 << 20), .room_bytes >> 20
-    )]
-    Room { sequences: u64, context_tokens: u64, needed_bytes: u64, room_bytes: u64 },
     #[error("the system gives no thread for the engine: {0}")]
     Thread(std::io::Error),
 }

@@ -71,8 +71,10 @@ pub fn model_fingerprint(path: &Path) -> io::Result<[u8; 32]> {
     if rest <= SAMPLES * SAMPLE_BYTES {
         add(HEAD_BYTES, rest)?;
     } else {
-        let step = (rest - SAMPLE_BYTES) / (SAMPLES - 1);
-        (0..SAMPLES).try_for_each(|sample| add(HEAD_BYTES + sample * step, SAMPLE_BYTES))?;
+        // The last sample ends where the file does.
+        let last = rest - SAMPLE_BYTES;
+        let start = |sample| HEAD_BYTES + (u128::from(last) * u128::from(sample) / u128::from(SAMPLES - 1)) as u64;
+        (0..SAMPLES).try_for_each(|sample| add(start(sample), SAMPLE_BYTES))?;
     }
     Ok(hasher.finalize().into())
 }

@@ -143,7 +143,7 @@ impl Machine {
         let program = Program::of(loaded.spec());
         let device = OpenDevice::open(args.device.choice())?;
         let peak = device.peak_gbytes_per_s();
-        let limits = steps::limits(extent, args.step.rows_max(), &args.device, &loaded, &device)?;
+        let limits = steps::limits(extent, args.step.rows_max(), &args.device)?;
         let loading = Loading::of(&loaded, Shown::Yes);
         let device = loaded.prepare(&program, device, &limits, &|progress| loading.show(progress))?;
         drop(loading);

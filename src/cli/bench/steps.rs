@@ -3,7 +3,7 @@
 use kiln::device::{Batch, BatchSeq, Choice, Device, InputToken, Limits, SampleRow};
 use kiln::ids::{BlockId, SlotId, TokenId};
 use kiln::model::{Program, StageCost};
-use kiln::runtime::{CachePlan, LoadedModel, OpenDevice, SequenceNeed};
+use kiln::runtime::CachePlan;
 
 use super::{CliError, DeviceArgs};
 
@@ -24,17 +24,13 @@ impl Extent {
 /// Limits for work of this extent, in steps of up to `step_rows_max` rows.
 ///
 /// # Errors
-/// It is more than is possible, or than the device has room for.
+/// It is more than is possible.
 pub fn limits(
     extent: Extent,
     step_rows_max: u32,
     args: &DeviceArgs,
-    loaded: &LoadedModel,
-    device: &OpenDevice,
 ) -> Result<Limits, CliError> {
-    let need = SequenceNeed::of(loaded.spec(), args.kv_cache_dtype());
-    let room_bytes = device.room_bytes(loaded.tensor_bytes())?;
-    let plan = CachePlan::of(need, extent.sequences, extent.positions, room_bytes)?;
+    let plan = CachePlan::of(extent.sequences, extent.positions)?;
     Ok(Limits {
         slots_max: plan.slots_max,
         context_tokens_max: plan.context_tokens_max,

@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_crowded_machine_loses_little_to_trials() {
-        for (cores, taken, threads) in [(2, 1, 2), (4, 1, 4), (4, 2, 4), (8, 1, 8)] {
+        for (cores, taken, threads) in [(2, 1, 2), (4, 1, 4), (8, 1, 8)] {
             let fixed = tokens_per_s(cores, taken, threads, false);
             let fewer = tokens_per_s(cores, taken, cores - taken, false);
             let adapted = tokens_per_s(cores, taken, threads, true);
