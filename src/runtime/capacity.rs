@@ -158,9 +158,7 @@ mod tests {
             assert!(matches!(refused, Err(RuntimeError::Context { asked, .. }) if asked == context_tokens));
         }
         for sequences in [0, 1025, 1 << 32, u64::MAX] {
-            assert!(
-                matches!(plan(sequences, 16), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences)
-            );
+            assert!(matches!(plan(sequences, 16), Err(RuntimeError::Sequences { asked, .. }) if asked == sequences));
         }
     }
 

@@ -19,8 +19,8 @@ use crate::tokenizer::TokenizerError;
 use crate::weights::WeightsError;
 
 pub use crate::device::{DeviceChoice, OpenDevice};
-use capacity::limits_of;
 pub use capacity::CachePlan;
+use capacity::{SequenceNeed, limits_of};
 pub use generate::{Control, Generating};
 pub use host::{Delivery, EngineHandle, Events, Ticket};
 pub use loaded::{LoadedModel, OnProgress, Progress};

@@ -25,11 +25,7 @@ impl Extent {
 ///
 /// # Errors
 /// It is more than is possible.
-pub fn limits(
-    extent: Extent,
-    step_rows_max: u32,
-    args: &DeviceArgs,
-) -> Result<Limits, CliError> {
+pub fn limits(extent: Extent, step_rows_max: u32, args: &DeviceArgs) -> Result<Limits, CliError> {
     let plan = CachePlan::of(extent.sequences, extent.positions)?;
     Ok(Limits {
         slots_max: plan.slots_max,
