@@ -24,7 +24,7 @@ fn on_runtime(error: &RuntimeError) -> Option<String> {
     let advice = match error {
         RuntimeError::Device(error) => return on_device(error),
         RuntimeError::Tokenizer(error) => return on_tokenizer(error),
-        RuntimeError::Context { .. } => "give another --ctx-size",
+        RuntimeError::Context { .. } => "give another --ctx-size (bench: smaller -p, -n, -d)",
         RuntimeError::Sequences { .. } => "lower --parallel",
         RuntimeError::Room { .. } => {
             "lower the context (--ctx-size; bench: -p, -n, -d) or --parallel, or take --kv-cache-dtype int8"
