@@ -24,7 +24,7 @@ fn on_runtime(error: &RuntimeError) -> Option<String> {
     let advice = match error {
         RuntimeError::Device(error) => return on_device(error),
         RuntimeError::Tokenizer(error) => return on_tokenizer(error),
-        RuntimeError::Context { .. } => "give another --ctx-size",
+        RuntimeError::Context { .. } => "give another --ctx-size (bench: smaller -p, -n, -d)",
         RuntimeError::Sequences { .. } => "lower --parallel",
         RuntimeError::Thread(_) => {
             "the system's limits allow no more threads or memory: raise them, or lower --threads"

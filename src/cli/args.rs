@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use kiln::device::KvCacheDType;
 use kiln::runtime::{DeviceChoice, RuntimeOptions};
+use kiln::tokenizer::ParseSpecial;
 
 use super::CliError;
 use super::streams::read_text;
@@ -98,11 +99,19 @@ pub struct TemplateArgs {
     /// File with a chat template (Jinja) to take instead of the model's own
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
+
+    /// Let the texts of messages become control tokens: their writers can then speak as any role
+    #[arg(long)]
+    parse_special: bool,
 }
 
 impl TemplateArgs {
     pub fn is_given(&self) -> bool {
-        self.chat_template.is_some()
+        self.chat_template.is_some() || self.parse_special
+    }
+
+    pub fn parse_special(&self) -> ParseSpecial {
+        if self.parse_special { ParseSpecial::Yes } else { ParseSpecial::No }
     }
 
     /// The template's text.

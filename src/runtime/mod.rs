@@ -15,7 +15,7 @@ use crate::engine::{Engine, EngineError, EngineFacts};
 use crate::ids::TokenId;
 use crate::model::{ModelSpec, Program};
 use crate::text::TextModel;
-use crate::tokenizer::TokenizerError;
+use crate::tokenizer::{ParseSpecial, TokenizerError};
 use crate::weights::WeightsError;
 
 pub use crate::device::{DeviceChoice, OpenDevice};
@@ -51,6 +51,8 @@ pub struct RuntimeOptions {
     pub logit_rows_max: u32,
     /// A chat template in place of the model's own.
     pub chat_template: Option<String>,
+    /// Whether texts of messages may become control tokens.
+    pub parse_special: ParseSpecial,
 }
 
 impl Default for RuntimeOptions {
@@ -64,6 +66,7 @@ impl Default for RuntimeOptions {
             step_rows_max: 512,
             logit_rows_max: 1,
             chat_template: None,
+            parse_special: ParseSpecial::No,
         }
     }
 }
@@ -132,6 +135,7 @@ impl Runtime {
         if let Some(source) = &options.chat_template {
             text = text.with_chat_template(source)?;
         }
+        let text = text.with_special_in_texts(options.parse_special);
         let spec = loaded.spec().clone();
         let device = OpenDevice::open(options.device)?;
         let limits = limits_of(

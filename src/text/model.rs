@@ -2,7 +2,9 @@
 
 use super::Conversation;
 use crate::ids::TokenId;
-use crate::tokenizer::{ChatInput, ChatTemplate, GenerationPrompt, Tokenizer, TokenizerError};
+use crate::tokenizer::{
+    ChatInput, ChatTemplate, EncodeOptions, GenerationPrompt, ParseSpecial, Tokenizer, TokenizerError,
+};
 use crate::weights::Metadata;
 
 /// A model's tokenizer and chat template.
@@ -10,6 +12,8 @@ use crate::weights::Metadata;
 pub struct TextModel {
     tokenizer: Tokenizer,
     chat_template: Result<ChatTemplate, TokenizerError>,
+    /// Of conversations: whether their texts may become control tokens.
+    parse_special: ParseSpecial,
 }
 
 impl TextModel {
@@ -20,7 +24,7 @@ impl TextModel {
     pub fn from_metadata(metadata: &Metadata) -> Result<TextModel, TokenizerError> {
         let tokenizer = Tokenizer::from_metadata(metadata)?;
         let chat_template = ChatTemplate::from_metadata(metadata, &tokenizer);
-        Ok(TextModel { tokenizer, chat_template })
+        Ok(TextModel { tokenizer, chat_template, parse_special: ParseSpecial::No })
     }
 
     /// The same model with another chat template.
@@ -30,6 +34,11 @@ impl TextModel {
     pub fn with_chat_template(self, source: &str) -> Result<TextModel, TokenizerError> {
         let chat_template = ChatTemplate::new(source, &self.tokenizer)?;
         Ok(TextModel { chat_template: Ok(chat_template), ..self })
+    }
+
+    /// The same model, in whose conversations the texts of messages may become control tokens, or not.
+    pub fn with_special_in_texts(self, parse_special: ParseSpecial) -> TextModel {
+        TextModel { parse_special, ..self }
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -59,6 +68,9 @@ impl TextModel {
             variables: Some(&conversation.variables),
             generation,
         })?;
-        self.tokenizer.encode_template(&rendered.text, &rendered.own)
+        match self.parse_special {
+            ParseSpecial::No => self.tokenizer.encode_template(&rendered.text, &rendered.own),
+            ParseSpecial::Yes => self.tokenizer.encode(&rendered.text, EncodeOptions::PROMPT),
+        }
     }
 }

@@ -16,6 +16,7 @@ use kiln::engine::{EngineError, Event};
 use kiln::runtime::{Delivery, Generating, LoadedModel, Runtime, RuntimeError, RuntimeOptions, Sequences};
 use kiln::text::openai::{self, ApiRequest, Endpoint};
 use kiln::text::{Generation, Refusal, TextModel};
+use kiln::tokenizer::ParseSpecial;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -126,6 +127,7 @@ fn common_fingerprint(args: &BatchArgs, chat_template: Option<&str>, path: &Path
     let options = json!({
         "chat_template": chat_template,
         "ctx_size": args.context.tokens(),
+        "parse_special": args.template.parse_special() == ParseSpecial::Yes,
         "kv_cache_dtype": args.device.kv_cache_dtype().name(),
     });
     Ok(Sha256::new().chain_update(b"kiln batch 1\n").chain_update(model).chain_update(options.to_string()))
@@ -157,6 +159,7 @@ impl Batch {
             context_tokens: args.context.tokens(),
             step_rows_max: args.step.rows_max(),
             chat_template,
+            parse_special: args.template.parse_special(),
             sequences: args.parallel.and_then(NonZeroU32::new).map_or(Sequences::AsManyAsFit, Sequences::Exactly),
             ..args.device.runtime_options()
         };

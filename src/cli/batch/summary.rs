@@ -57,8 +57,10 @@ impl Summary {
 
     fn lines(&self, output: &str) -> Vec<String> {
         let Summary { requests, already_done, answered, failed, .. } = self;
-        let mut lines =
-            vec![format!("{requests} requests: {answered} answered, {failed} failed, {already_done} done before")];
+        let mut lines = vec![format!(
+            "{requests} request{}: {answered} answered, {failed} failed, {already_done} done before",
+            if *requests == 1 { "" } else { "s" }
+        )];
         if self.left() > 0 {
             lines[0].push_str(&format!(", {} left: give the same command to go on", self.left()));
         }

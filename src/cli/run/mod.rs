@@ -91,7 +91,7 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let params = args.sampling.params(&answers);
     sampling::check(&params, &answers)?;
     if args.raw && args.template.is_given() {
-        return Err(CliError::usage("--raw takes the prompt as it is: leave --chat-template out"));
+        return Err(CliError::usage("--raw takes the prompt as it is: leave --chat-template and --parse-special out"));
     }
     let prompt = prompt(args)?;
     let runtime = open(args, &answers)?;
@@ -132,6 +132,7 @@ fn open(args: &RunArgs, answers: &Answers) -> Result<Runtime, CliError> {
         context_tokens: args.context.tokens(),
         step_rows_max: args.step.rows_max(),
         chat_template: args.template.source()?,
+        parse_special: args.template.parse_special(),
         ..args.device.runtime_options()
     };
     progress::open_runtime(&args.model.path()?, &options, Shown::Yes)
