@@ -156,7 +156,9 @@ fn check(tested: &Tested) {
 
     let test = std::env::current_exe().unwrap();
     let mut restarted = Command::new(test);
-    restarted.args(["--exact", "sixty_four_requests::outputs_depend_on_requests_alone", "--nocapture"]).env(RESTARTED, name);
+    restarted
+        .args(["--exact", "sixty_four_requests::outputs_depend_on_requests_alone", "--nocapture"])
+        .env(RESTARTED, name);
     let printed = restarted.output().unwrap();
     let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
     let expected = format!("digest {:016x}", digest(&alone));
