@@ -1,5 +1,6 @@
 //! The tokenizer's metadata keys that no code reads, and at which values they leave token ids as they are. Keys that are neither
-//! read nor listed are checked for their structure only.
+//! read nor listed are checked for their structure only: `remove_extra_whitespaces`, for one, is of Unigram vocabularies, which are
+//! refused by name; in others every space counts, as in llama.cpp.
 
 use super::TokenizerError;
 use crate::weights::Neutral::{Empty, Flag};
@@ -10,7 +11,6 @@ const PREFIX: &str = "tokenizer.ggml.";
 #[rustfmt::skip]
 const UNREAD: &[KeyRule] = &[
     KeyRule { key: "precompiled_charsmap", neutral: Empty, why: "text is not normalised before it is tokenised" },
-    KeyRule { key: "remove_extra_whitespaces", neutral: Flag(false), why: "every space of a text counts" },
     KeyRule { key: "escape_whitespaces", neutral: Flag(true), why: "SentencePiece vocabularies spell a space as U+2581" },
     KeyRule { key: "treat_whitespace_as_suffix", neutral: Flag(false), why: "a space belongs to the word behind it" },
     KeyRule { key: "normalizer.lowercase", neutral: Flag(false), why: "text is not normalised before it is tokenised" },
@@ -37,9 +37,8 @@ mod tests {
 
     #[test]
     fn what_would_change_ids_is_refused_by_name() {
-        let cases: [(&str, MetaValue, MetaValue); 8] = [
+        let cases: [(&str, MetaValue, MetaValue); 7] = [
             ("precompiled_charsmap", MetaArray::U8(vec![]).into(), MetaArray::U8(vec![1]).into()),
-            ("remove_extra_whitespaces", false.into(), true.into()),
             ("escape_whitespaces", true.into(), false.into()),
             ("treat_whitespace_as_suffix", false.into(), MetaValue::RawBool(2)),
             ("normalizer.lowercase", false.into(), true.into()),

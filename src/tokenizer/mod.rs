@@ -96,7 +96,6 @@ impl Tokenizer {
     /// Missing keys, keys of other types, an algorithm or pre-tokenizer that kiln lacks, and vocabularies whose parts do
     /// not fit together.
     pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
-        keys::refuse_unread(metadata)?;
         let (vocab, algorithm) = match metadata.str("tokenizer.ggml.model")? {
             "gpt2" => {
                 // GPT-2's <|endoftext|> has this id in a vocabulary of 12 tokens or more.
@@ -111,6 +110,7 @@ impl Tokenizer {
                 });
             }
         };
+        keys::refuse_unread(metadata)?;
         Ok(Tokenizer(Arc::new(Inner { special: SpecialTokens::of(&vocab), vocab, algorithm })))
     }
 

@@ -257,10 +257,10 @@ fn values_that_are_read_must_be_what_their_type_says() {
         r#"metadata key llama.rope.scaling.type: expected string, found string: "Ren\xe9": incomplete utf-8"#;
     assert!(error.contains(expected), "{error}");
     let mut writer = LlamaFile::PLAIN.writer();
-    writer.metadata("tokenizer.ggml.add_eos_token", MetaValue::RawBool(2));
-    let error = fails(&["tokenize", "hi"], &write(folder.path(), "eos.gguf", &writer));
+    writer.metadata("tokenizer.ggml.add_space_prefix", MetaValue::RawBool(2));
+    let error = fails(&["tokenize", "hi"], &write(folder.path(), "prefix.gguf", &writer));
     let expected =
-        "metadata key tokenizer.ggml.add_eos_token: expected bool, found bool: a bool of 2 (0 and 1 are allowed)";
+        "metadata key tokenizer.ggml.add_space_prefix: expected bool, found bool: a bool of 2 (0 and 1 are allowed)";
     assert!(error.contains(expected), "{error}");
 }
 

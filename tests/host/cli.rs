@@ -249,7 +249,7 @@ fn profile_runs_itself_under_a_tool() {
 #[test]
 fn mistakes_are_refused_with_the_numbers() {
     refuses(kiln(&["run", "-m", "no/such/model.gguf", "hi"]), &["no/such/model.gguf"]);
-    refuses(with_model("run", &["--ctx-size", "16", &"word ".repeat(100)]), &["16", "--ctx-size"]);
+    refuses(with_model("run", &["--ctx-size", "16", &"word ".repeat(100)]), &["131 tokens > 15 maximum", "--ctx-size"]);
     refuses(with_model("run", &["--top-p", "1.5", "hi"]), &["top_p", "1.5"]);
     refuses(with_model("run", &["--temperature", "nan", "hi"]), &["temperature"]);
     refuses(with_model("run", &["--logit-bias", "99999=1", "hi"]), &["logit_bias", "49152"]);

@@ -4,6 +4,7 @@ use kiln::ids::TokenId;
 use kiln::sampling::{Answers, FinishReason, GenerateRequest, SamplingParams, SequenceMetrics};
 use kiln::text::openai::{self, ApiRequest, Endpoint, parse};
 use kiln::text::{Generation, Refusal, TextModel, TokenLogprob, json};
+use kiln::tokenizer::SpecialText;
 use kiln::weights::{MetaArray, MetaValue, Metadata};
 use serde_json::{Value, json};
 
@@ -58,8 +59,7 @@ fn turn() -> Value {
 /// The prompt's text, without BOS.
 fn text_of(request: &ApiRequest) -> String {
     let ids = &request.prompts[0].prompt_ids;
-    let bytes = ids.iter().filter(|id| (3..259).contains(&id.0)).map(|id| (id.0 - 3) as u8);
-    String::from_utf8(bytes.collect()).unwrap()
+    model(PLAIN).tokenizer().decode(ids, SpecialText::Skip)
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub struct SamplingArgs {
     min_tokens: u32,
 
     /// Temperature; 0 takes the most likely token [default: 0.8; none with --beams]
-    #[arg(long = "temperature", visible_alias = "temp")]
+    #[arg(long = "temperature", visible_alias = "temp", allow_negative_numbers = true)]
     temperature: Option<f32>,
 
     /// Keep the k most likely tokens; 0 keeps all [default: 40; 0 with --beams]
@@ -27,11 +27,11 @@ pub struct SamplingArgs {
     top_k: Option<u32>,
 
     /// Keep the smallest set of tokens whose probability reaches p [default: 0.95; 1 with --beams]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f64>,
 
     /// Keep tokens at least this fraction as likely as the most likely one [default: 0.05; 0 with --beams]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     min_p: Option<f32>,
 
     /// Subtracted from the logit of every token generated before
@@ -43,7 +43,7 @@ pub struct SamplingArgs {
     frequency_penalty: f32,
 
     /// Divides positive and multiplies negative logits of tokens in prompt and output; 1 is off
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
 
     /// Let presence and frequency penalties count the prompt's tokens too
