@@ -70,7 +70,7 @@ fn short_memory_names_what_was_asked_what_is_free_and_what_to_lower() {
     // 8192 tokens of 30 layers, 3 heads of 64, f16, keys and values: 180 MiB.
     refuses(
         &run("160", "8192"),
-        &["KV arena", "180.0 MiB", "free", "take a smaller --ctx-size", "a smaller --parallel"],
+        &["keys and values", "180.0 MiB", "are free", "take a smaller --ctx-size", "a smaller --parallel"],
     );
     refuses(&run("16", "512"), &["weights", "MiB", "free", "take a smaller model or format"]);
 }

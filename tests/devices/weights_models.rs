@@ -12,7 +12,7 @@ use kiln::device::reference::Mode;
 use kiln::device::{Batch, Checkpoint, Choice, SampleRow, SlotStart};
 use kiln::ids::{BlockId, SlotId};
 use kiln::model::{Program, build_spec};
-use kiln::weights::testing::GgufWriter;
+use kiln::weights::testing::{FieldKind, GgufWriter};
 use kiln::weights::{DType, GgufFile, MetaArray, MetaValue, TensorList, TensorSource, TensorView, gguf};
 use serde_json::Value;
 
@@ -256,11 +256,14 @@ fn values_that_are_read_must_be_what_their_type_says() {
     let expected =
         r#"metadata key llama.rope.scaling.type: expected string, found string: "Ren\xe9": incomplete utf-8"#;
     assert!(error.contains(expected), "{error}");
-    let mut writer = LlamaFile::PLAIN.writer();
-    writer.metadata("tokenizer.ggml.add_space_prefix", MetaValue::RawBool(2));
-    let error = fails(&["tokenize", "hi"], &write(folder.path(), "prefix.gguf", &writer));
+    let mut written = LlamaFile::PLAIN.writer().write();
+    let field = written.field("tokenizer.ggml.add_bos_token", FieldKind::Scalar).clone();
+    written.set(&field, 2);
+    let path = folder.path().join("bos.gguf");
+    std::fs::write(&path, &written.bytes).unwrap();
+    let error = fails(&["tokenize", "hi"], &path);
     let expected =
-        "metadata key tokenizer.ggml.add_space_prefix: expected bool, found bool: a bool of 2 (0 and 1 are allowed)";
+        "metadata key tokenizer.ggml.add_bos_token: expected bool, found bool: a bool of 2 (0 and 1 are allowed)";
     assert!(error.contains(expected), "{error}");
 }
 

@@ -468,7 +468,10 @@ fn sizes_beyond_all_memory_are_refused_with_numbers() {
     ] {
         refuses(tiny.command("bench", args), &["a context of "]);
     }
-    refuses(with_model("bench", &["--parallel", "1024", "-p", "1000000", "-n", "1"]), &["KV arena", "are free", "-p"]);
+    refuses(
+        with_model("bench", &["--parallel", "1024", "-p", "1000000", "-n", "1"]),
+        &["keys and values", "are free", "-p"],
+    );
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("in.jsonl");
     std::fs::write(
@@ -481,7 +484,7 @@ fn sizes_beyond_all_memory_are_refused_with_numbers() {
     let ended = with_model("batch", &args).output().unwrap();
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{stderr}");
-    for words in ["KV arena", "are free", "--ctx-size", "--parallel"] {
+    for words in ["keys and values", "are free", "--ctx-size", "--parallel"] {
         assert!(stderr.contains(words), "no {words:?} in {stderr}");
     }
 }
