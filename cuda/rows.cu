@@ -87,6 +87,8 @@ namespace kiln {
 __device__ inline void keep_head(const CachePlace &place, const float *x) {
     const unsigned lane = lane_id(), head_dim = place.c.head_dim;
     if (!place.c.is_int8) {
+// Unrolled, ptxas spills a register for 9.0.
+#pragma unroll 1
         for (unsigned i = lane; i < head_dim; i += 32) place.elements<kiln_u16>()[i] = cached_f16(x[i]);
         return;
     }
