@@ -76,7 +76,10 @@ impl Crowding {
             self.absence_ns = (2 * self.absence_ns).min(ABSENCE_NS_MAX);
         } else if self.wall_ns >= CLEAN_NS {
             (self.wall_ns, self.waited_ns) = (0, 0);
-            self.absence_ns = (self.absence_ns / 2).max(ABSENCE_NS_MIN);
+            // Fewer threads without fault say nothing of the one that left.
+            if self.threads == self.threads_max {
+                self.absence_ns = (self.absence_ns / 2).max(ABSENCE_NS_MIN);
+            }
         }
     }
 
@@ -93,14 +96,14 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// Decode steps on a machine where `taken` of `cores` cores are held by others: a step of `work_ms` thread-milliseconds is
-    /// shared by the threads, and with more threads than free cores each loses a time slice of 10 ms every fourth step.
+    /// shared by the threads, and with more threads than free cores each loses a time slice of 10 ms every second step.
     fn tokens_per_s(cores: u32, taken: u32, threads_max: u32, adapts: bool) -> f64 {
         let mut crowding = Crowding::new(threads_max);
         let (mut wall_ns, work_ns) = (0, 8 * MS);
         let steps = 4000;
         for step in 0..steps {
             let threads = if adapts { crowding.threads() } else { threads_max };
-            let crowded = threads > cores - taken && step % 4 == 0;
+            let crowded = threads > cores - taken && step % 2 == 0;
             let waited = if crowded { 10 * MS } else { 0 };
             let wall = work_ns / u64::from(threads) + waited;
             crowding.finished(wall, waited * u64::from(threads - 1));
